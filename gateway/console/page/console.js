@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// Replaces the table's rows whenever the gateway says that something changed. Without this script the page still works: it
+// shows the sessions of the moment it was loaded.
+const rows = document.getElementById("rows");
+const live = document.getElementById("live");
+if (rows && live) {
+  const feed = new EventSource("events");
+  feed.addEventListener("open", () => say("on"));
+  feed.addEventListener("error", () => say("lost"));
+  feed.addEventListener("rows", (event) => {
+    const focused = rows.contains(document.activeElement) ? document.activeElement.id : "";
+    rows.innerHTML = JSON.parse(event.data);
+    if (focused) {
+      document.getElementById(focused)?.focus();
+    }
+    local();
+  });
+}
+
+function say(state) {
+  live.dataset.state = state;
+  live.textContent = live.dataset[state];
+}
+
+// Times are written in UTC by the gateway; the operator's own time stands below. The content policy allows no style in the
+// page itself, so a bubble's colour is set here.
+function local() {
+  for (const swatch of document.querySelectorAll("[data-colour]")) {
+    swatch.style.backgroundColor = swatch.dataset.colour;
+  }
+  for (const time of document.querySelectorAll("time[data-local]")) {
+    time.nextElementSibling.textContent =
+      new Date(time.dateTime).toLocaleTimeString(document.documentElement.lang) + " " + time.dataset.local;
+  }
+}
+local();

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package console
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"sdbox/internal/refusal"
+)
+
+// words is everything the pages say, in one language.
+type words struct {
+	Skip, Pages, Gateway, Logged                                    string
+	Sessions, SessionsLead, LiveOn, LiveLost, NoSessions, NoBubble  string
+	Person, Box, Bubble, State, Delay, Since, Action, LocalTime     string
+	Cut, CutLead, CutTitle, CutConfirm, CutConfirmNoBubble, CutDone string
+	Reason, ReasonHelp, ReasonMissing, Cancel, Back                 string
+	Boxes, BoxesLead, Country, Link, Until, NoBoxes                 string
+	Attested, Away, Expected, Locked                                string
+	NotFound, NotFoundText, Gone, Refused, Failed                   string
+	states                                                          map[string]string
+}
+
+// StateName says a session's state in the page's language.
+func (w words) StateName(state string) string {
+	if s := w.states[state]; s != "" {
+		return s
+	}
+	return state
+}
+
+func english() words {
+	return words{
+		Skip: "Skip to content", Pages: "Pages", Gateway: "Gateway",
+		Logged:   "What you do here is written to the audit log with your name.",
+		Sessions: "Live sessions", SessionsLead: "Who is working now, from which box, in which bubble.",
+		LiveOn: "This page updates itself.", LiveLost: "The gateway does not answer: this page may be old. Trying again...",
+		NoSessions: "Nobody is working at the moment.", NoBubble: "at the list of projects",
+		Person: "Person", Box: "Box", Bubble: "Bubble", State: "State", Delay: "Delay", Since: "Since", Action: "Action", LocalTime: "local time",
+		Cut: "End…", CutTitle: "End the session of %s?",
+		CutLead:    "The screen goes black at once and shows your reason. The person's programs go on running in the bubble; nothing is lost.",
+		CutConfirm: "End the session of %s in %s", CutConfirmNoBubble: "End the session of %s", CutDone: "The session of %s has ended.",
+		Reason: "Reason", ReasonHelp: "The person reads these words on the screen. They are also written to the audit log. 3 to 200 characters.",
+		ReasonMissing: "Write a reason of 3 to 200 characters, then confirm again.", Cancel: "Keep the session", Back: "Back to the live sessions",
+		Boxes: "Boxes", BoxesLead: "A box may speak to the gateway only while its proof of state is fresh.", Country: "Country", Link: "Link",
+		Until: "Proof valid until", NoBoxes: "No box is registered yet. Register one with: sdboxctl box add",
+		Attested: "connected, proved intact", Away: "not connected", Expected: "registered, not seen yet", Locked: "locked",
+		NotFound: "Not here", NotFoundText: "There is no such page. The session may have ended.",
+		Gone: "This session has already ended. Nothing was done.", Refused: "This request did not come from this page. Nothing was done. Go back and try again.",
+		Failed: "The gateway could not do this. Nothing was changed. Try again; if it fails again, look at the gateway's log.",
+		states: map[string]string{"requested": "card in, waiting for the finger", "authorised": "logged in", "starting": "bubble is opening", "active": "working",
+			"suspended": "card out, work goes on", "ending": "ending", "ended": "ended"},
+	}
+}
+
+func french() words {
+	return words{
+		Skip: "Aller au contenu", Pages: "Pages", Gateway: "Passerelle",
+		Logged:   "Ce que vous faites ici est inscrit au journal d'audit, avec votre nom.",
+		Sessions: "Sessions en cours", SessionsLead: "Qui travaille en ce moment, depuis quel boîtier, dans quelle bulle.",
+		LiveOn: "Cette page se met à jour seule.", LiveLost: "La passerelle ne répond pas : cette page peut être ancienne. Nouvel essai...",
+		NoSessions: "Personne ne travaille en ce moment.", NoBubble: "devant la liste des projets",
+		Person: "Personne", Box: "Boîtier", Bubble: "Bulle", State: "État", Delay: "Délai", Since: "Depuis", Action: "Action", LocalTime: "heure locale",
+		Cut: "Terminer…", CutTitle: "Terminer la session de %s ?",
+		CutLead:    "L'écran devient noir aussitôt et affiche votre motif. Les programmes de la personne continuent dans la bulle ; rien n'est perdu.",
+		CutConfirm: "Terminer la session de %s dans %s", CutConfirmNoBubble: "Terminer la session de %s", CutDone: "La session de %s est terminée.",
+		Reason: "Motif", ReasonHelp: "La personne lit ces mots à l'écran. Ils sont aussi inscrits au journal d'audit. De 3 à 200 caractères.",
+		ReasonMissing: "Écrivez un motif de 3 à 200 caractères, puis confirmez à nouveau.", Cancel: "Garder la session", Back: "Retour aux sessions en cours",
+		Boxes: "Boîtiers", BoxesLead: "Un boîtier ne parle à la passerelle que tant que la preuve de son état est fraîche.", Country: "Pays", Link: "Liaison",
+		Until: "Preuve valable jusqu'à", NoBoxes: "Aucun boîtier n'est enregistré. Enregistrez-en un avec : sdboxctl box add",
+		Attested: "connecté, intégrité prouvée", Away: "non connecté", Expected: "enregistré, pas encore vu", Locked: "bloqué",
+		NotFound: "Rien ici", NotFoundText: "Cette page n'existe pas. La session est peut-être terminée.",
+		Gone: "Cette session est déjà terminée. Rien n'a été fait.", Refused: "Cette demande ne vient pas de cette page. Rien n'a été fait. Revenez en arrière et recommencez.",
+		Failed: "La passerelle n'a pas pu le faire. Rien n'a changé. Recommencez ; si l'échec se répète, voyez le journal de la passerelle.",
+		states: map[string]string{"requested": "carte insérée, doigt attendu", "authorised": "connecté", "starting": "ouverture de la bulle", "active": "au travail",
+			"suspended": "carte retirée, le travail continue", "ending": "fin en cours", "ended": "terminée"},
+	}
+}
+
+// language picks French or English from an Accept-Language header (RFC 9110, 12.5.4); English when it names neither.
+func language(header string) refusal.Lang {
+	best, weight := refusal.English, 0.0
+	for i, part := range strings.Split(header, ",") {
+		if i == 16 {
+			break
+		}
+		tag, params, _ := strings.Cut(strings.TrimSpace(part), ";")
+		q := 1.0
+		if v, found := strings.CutPrefix(strings.TrimSpace(params), "q="); found {
+			if parsed, err := strconv.ParseFloat(v, 64); err == nil {
+				q = parsed
+			}
+		}
+		primary, _, _ := strings.Cut(strings.ToLower(tag), "-")
+		lang := refusal.Lang(primary)
+		if (lang == refusal.French || lang == refusal.English) && q > weight {
+			best, weight = lang, q
+		}
+	}
+	return best
+}
+
+func wordsFor(lang refusal.Lang) words {
+	if lang == refusal.French {
+		return french()
+	}
+	return english()
+}
+
+func (w words) cutConfirm(person, bubble string) string {
+	if bubble == "" {
+		return fmt.Sprintf(w.CutConfirmNoBubble, person)
+	}
+	return fmt.Sprintf(w.CutConfirm, person, bubble)
+}
