@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// maxAnswer is the longest answer read from the gateway, in bytes; an audit export is streamed and not held to it.
+const maxAnswer = 16 << 20
+
+// config is the file ctl.toml. Relative paths count from the file.
+type config struct {
+	Gateway     string `toml:"gateway"`     // host:port of the console
+	Name        string `toml:"name"`        // the gateway's DNS name when it is not the host of gateway
+	Certificate string `toml:"certificate"` // the operator's, PEM
+	Key         string `toml:"key"`         // its private key, PEM
+	CA          string `toml:"ca"`          // the root that the gateway's certificate leads to, PEM
+}
+
+// client speaks the console's API with an operator certificate.
+type client struct {
+	base string
+	http *http.Client
+}
+
+func readConfig(path string) (config, error) {
+	var c config
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return c, hint(exitUsage, fmt.Errorf("there is no configuration file %s", path),
+			"name one with --config; it holds gateway, certificate, key and ca")
+	}
+	if err != nil {
+		return c, fmt.Errorf("configuration: %w", err)
+	}
+	dec := toml.NewDecoder(bytes.NewReader(raw)).DisallowUnknownFields()
+	if err := dec.Decode(&c); err != nil {
+		var strict *toml.StrictMissingError
+		if errors.As(err, &strict) {
+			return c, hint(exitUsage, fmt.Errorf("%s: unknown key:\n%s", path, strict.String()), "the keys are gateway, name, certificate, key and ca")
+		}
+		return c, hint(exitUsage, fmt.Errorf("%s: %w", path, err), "")
+	}
+	for key, value := range map[string]string{"gateway": c.Gateway, "certificate": c.Certificate, "key": c.Key, "ca": c.CA} {
+		if value == "" {
+			return c, hint(exitUsage, fmt.Errorf("%s: %s is missing", path, key), "")
+		}
+	}
+	for _, p := range []*string{&c.Certificate, &c.Key, &c.CA} {
+		if !filepath.IsAbs(*p) {
+			*p = filepath.Join(filepath.Dir(path), *p)
+		}
+	}
+	return c, nil
+}
+
+func newClient(path string) (*client, error) {
+	c, err := readConfig(path)
+	if err != nil {
+		return nil, err
+	}
+	pair, err := tls.LoadX509KeyPair(c.Certificate, c.Key)
+	if err != nil {
+		return nil, fmt.Errorf("operator certificate: %w", err)
+	}
+	ca, err := os.ReadFile(c.CA)
+	if err != nil {
+		return nil, fmt.Errorf("root certificate: %w", err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(ca) {
+		return nil, fmt.Errorf("root certificate %s: no PEM certificate in it", c.CA)
+	}
+	conf := &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: roots, MinVersion: tls.VersionTLS13, ServerName: c.Name}
+	return &client{base: "https://" + c.Gateway, http: &http.Client{
+		Timeout:   5 * time.Minute,
+		Transport: &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true},
+	}}, nil
+}
+
+// call sends in as JSON (nothing if nil) and decodes the answer into out (not read if nil).
+func (c *client) call(ctx context.Context, method, path string, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		raw, err := json.Marshal(in)
+		if err != nil {
+			return fmt.Errorf("request: %w", err)
+		}
+		body = bytes.NewReader(raw)
+	}
+	resp, err := c.send(ctx, method, path, body)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if out == nil {
+		return nil
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(out); err != nil {
+		return fmt.Errorf("answer of the gateway: %w", err)
+	}
+	return nil
+}
+
+func (c *client) send(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, c.base+"/api/v1/"+path, body)
+	if err != nil {
+		return nil, fmt.Errorf("request: %w", err)
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, hint(exitUnreachable, fmt.Errorf("the gateway at %s cannot be asked: %w", c.base, err),
+			"is it running, is the address right, and is the operator certificate still valid?")
+	}
+	if resp.StatusCode < 300 {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	var problem struct{ Error, Hint string }
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	if err != nil {
+		return nil, fmt.Errorf("answer of the gateway: %w", err)
+	}
+	if json.Unmarshal(raw, &problem) != nil || problem.Error == "" {
+		problem.Error = "the gateway answered " + resp.Status
+	}
+	code := exitFailed
+	switch resp.StatusCode {
+	case http.StatusBadRequest, http.StatusUnprocessableEntity:
+		code = exitUsage
+	case http.StatusNotFound, http.StatusGone:
+		code = exitNotFound
+	case http.StatusUnauthorized, http.StatusForbidden:
+		code = exitNotAllowed
+	case http.StatusConflict:
+		code = exitConflict
+	}
+	return nil, hint(code, errors.New(problem.Error), problem.Hint)
+}

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command sdboxctl is the operators' and IT's hand on a gateway: it registers boxes, people, cards and bubbles, shows and cuts
+// sessions, and checks the audit log. It speaks the console's API with an operator certificate; audit verify needs no gateway.
+//
+// Exit codes: 0 done; 1 failed; 2 wrong use; 3 no such thing; 4 not allowed; 5 already there, or its state forbids it;
+// 6 the gateway does not answer; 7 the audit log does not verify.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run is the whole program: arguments in, exit code out.
+func run(ctx context.Context, args []string, out, errs io.Writer) int {
+	var c cli
+	exited := -1
+	parser, err := kong.New(&c, kong.Name("sdboxctl"), kong.Description("Registers, watches and cuts: the operators' hand on an SD-Box gateway."),
+		kong.Writers(out, errs), kong.UsageOnError(), kong.Exit(func(code int) { exited = code }), kong.Vars{"config": "/etc/sdbox/ctl.toml"},
+		kong.BindTo(ctx, (*context.Context)(nil)))
+	if err != nil {
+		return report(errs, fmt.Errorf("command line: %w", err))
+	}
+	k, err := parser.Parse(args)
+	if exited >= 0 {
+		return exited // --help has been printed
+	}
+	if err != nil {
+		return report(errs, hint(exitUsage, err, "sdboxctl --help lists the commands"))
+	}
+	return report(errs, k.Run(&printer{w: out, json: c.JSON}, &c))
+}
+
+func report(errs io.Writer, err error) int {
+	if err == nil {
+		return exitDone
+	}
+	fmt.Fprintln(errs, "sdboxctl:", err)
+	var p *problem
+	if !errors.As(err, &p) {
+		return exitFailed
+	}
+	if p.hint != "" {
+		fmt.Fprintln(errs, "hint:", p.hint)
+	}
+	return p.code
+}

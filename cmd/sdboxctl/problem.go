@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+// The exit codes; the package comment documents them.
+const (
+	exitDone        = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitNotFound    = 3
+	exitNotAllowed  = 4
+	exitConflict    = 5
+	exitUnreachable = 6
+	exitBadAudit    = 7
+)
+
+// problem is an error with its exit code and, where there is one, the next thing to try.
+type problem struct {
+	code int
+	err  error
+	hint string
+}
+
+func (p *problem) Error() string { return p.err.Error() }
+func (p *problem) Unwrap() error { return p.err }
+
+func hint(code int, err error, text string) error { return &problem{code: code, err: err, hint: text} }

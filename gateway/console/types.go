@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package console
+
+import "time"
+
+// The JSON bodies of /api/v1, shared with sdboxctl. Times are RFC 3339 in UTC; hashes and keys are lower-case hexadecimal.
+
+// Box is POST and GET /api/v1/boxes. Only serial, ek, country and outer are taken by POST.
+type Box struct {
+	Serial  string   `json:"serial"`
+	EK      string   `json:"ek"`      // SHA-256 of the endorsement key's TPMT_PUBLIC: which machine
+	Country string   `json:"country"` // ISO 3166-1 alpha-2 of the place the box is registered at
+	Outer   []string `json:"outer"`   // address prefixes the box may connect from; empty = anywhere
+
+	Address  string    `json:"address,omitempty"` // inner IPv6 address
+	Enrolled bool      `json:"enrolled"`
+	Attested bool      `json:"attested"`
+	Locked   bool      `json:"locked"`
+	Until    time.Time `json:"until,omitzero"` // end of the present attestation result
+}
+
+// Person is POST and GET /api/v1/people.
+type Person struct {
+	ID       string `json:"id,omitempty"` // given by the gateway
+	Name     string `json:"name"`
+	Language string `json:"language"` // "fr" or "en"
+}
+
+// Card is POST and GET /api/v1/cards. The GUID is read from the certificate.
+type Card struct {
+	GUID        string    `json:"guid,omitempty"`
+	Person      string    `json:"person"`                // id of the person
+	Certificate string    `json:"certificate,omitempty"` // PEM of the 9A certificate
+	Presence    string    `json:"presence,omitempty"`    // PEM of the 9E public key (or of a certificate that holds it)
+	NotAfter    time.Time `json:"not_after,omitzero"`
+	State       string    `json:"state,omitempty"` // "valid", "revoked"
+}
+
+// Bubble is POST and GET /api/v1/bubbles.
+type Bubble struct {
+	Name      string   `json:"name"`
+	Title     string   `json:"title"`
+	Colour    string   `json:"colour"`    // "#rrggbb" of the frame
+	Address   string   `json:"address"`   // host:port of its sdbox-bubble
+	Countries []string `json:"countries"` // from which it may be opened; empty = anywhere
+}
+
+// Membership is POST and GET /api/v1/memberships.
+type Membership struct {
+	Person  string    `json:"person"` // id
+	Bubble  string    `json:"bubble"` // name
+	Account string    `json:"account"`
+	From    time.Time `json:"from,omitzero"`
+	Until   time.Time `json:"until,omitzero"` // zero = no end
+}
+
+// Reference is POST and GET /api/v1/references: a signed note of reference values.
+type Reference struct {
+	Note string `json:"note"`
+}
+
+// Session is GET /api/v1/sessions.
+type Session struct {
+	ID      string    `json:"id"`
+	Person  string    `json:"person"`
+	Box     string    `json:"box"`
+	Country string    `json:"country"`
+	Bubble  string    `json:"bubble,omitempty"`
+	Title   string    `json:"title,omitempty"`
+	Colour  string    `json:"colour,omitempty"` // "#rrggbb"
+	State   string    `json:"state"`
+	Since   time.Time `json:"since"`
+	DelayMS int64     `json:"delay_ms,omitempty"`
+}
+
+// CanCut says whether there is still something to cut.
+func (s Session) CanCut() bool { return s.State != "ended" && s.State != "ending" }
+
+// Cut is POST /api/v1/sessions/{id}/cut.
+type Cut struct {
+	Reason string `json:"reason"` // 3 to 200 characters, read by the person on the screen
+}
+
+// Why is one answer of GET /api/v1/refusals/{code-suffix}, newest first.
+type Why struct {
+	At     time.Time         `json:"at"`
+	Code   string            `json:"code"`
+	Box    string            `json:"box,omitempty"`
+	Person string            `json:"person,omitempty"`
+	Detail map[string]string `json:"detail,omitempty"` // what the screen does not say
+	Cause  string            `json:"cause,omitempty"`
+	Next   string            `json:"next,omitempty"`
+}
+
+// Problem is the body of every answer that is not a success.
+type Problem struct {
+	Error string `json:"error"`
+	Hint  string `json:"hint,omitempty"`
+}
