@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench fuzz fmt build packages
+
+BIN := build/bin
+GO ?= go
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: ## install what is missing, build, play a researcher's day, stay up (ONCE=1: exit after the day)
+	@scripts/packages.sh demo
+	@$(MAKE) --no-print-directory build
+	@scripts/asroot.sh $(BIN)/sdbox-lab day --bin $(BIN) --out build/demo $(if $(ONCE),--once)
+
+test: ## install what is missing, then run everything with -race
+	@scripts/packages.sh demo test
+	@$(MAKE) --no-print-directory build
+	@scripts/asroot.sh scripts/test.sh
+
+bench: ## the figures of README.md, on this machine
+	@scripts/packages.sh demo test
+	@$(MAKE) --no-print-directory build
+	@scripts/asroot.sh scripts/bench.sh
+
+fuzz: ## every parser of outside bytes for FUZZTIME (default 1m)
+	@scripts/fuzz.sh $(or $(FUZZTIME),1m)
+
+fmt: ## format the code
+	@gofmt -l -w .
+
+build: ## the programs, into build/bin
+	@mkdir -p $(BIN)
+	@CGO_ENABLED=1 $(GO) build -trimpath -o $(BIN)/ ./cmd/sdbox-agent ./cmd/sdbox-lab
+	@CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/ ./cmd/sdbox-gateway ./cmd/sdbox-bubble ./cmd/sdbox-pki ./cmd/sdboxctl

@@ -1,0 +1,13 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# fuzz.sh TIME: run every fuzz target of the tree for this long each.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+time=${1:-1m}
+grep -rlE '^func Fuzz' --include='*_test.go' . | sort | while read -r file; do
+	dir=$(dirname "$file")
+	for target in $(grep -oE '^func Fuzz[A-Za-z0-9_]*' "$file" | cut -d' ' -f2); do
+		echo "== $dir $target"
+		go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" "$dir" | tail -n 3
+	done
+done
