@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package keys
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Requests of linux/input.h.
+const (
+	eviocgbit0 = 0x80084520 // EVIOCGBIT(0, 8): the event types a device has
+	eviocgabs  = 0x80184540 // EVIOCGABS(axis), plus the axis: struct input_absinfo, six s32
+	eviocgrab  = 0x40044590 // EVIOCGRAB: nobody else sees the device's events
+)
+
+// maxDevices bounds how many input devices are read at once.
+const maxDevices = 16
+
+// Evdev returns a source that reads every keyboard and mouse in dir (normally /dev/input), those plugged in later too.
+// Each device is grabbed, so that no console of the machine sees what is typed.
+func Evdev(dir string) Source { return evdevSource(dir) }
+
+type evdevSource string
+
+func (e evdevSource) Run(ctx context.Context, out chan<- Raw) error {
+	watch, err := watchDir(string(e))
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { watch.Close() })
+	defer func() {
+		if stop() {
+			watch.Close()
+		}
+	}()
+	var (
+		wg      sync.WaitGroup
+		mu      sync.Mutex
+		reading = map[string]bool{} // guarded by mu
+	)
+	defer wg.Wait()
+	buf := make([]byte, 4096)
+	for ctx.Err() == nil {
+		paths, err := filepath.Glob(filepath.Join(string(e), "event*"))
+		if err != nil {
+			return fmt.Errorf("list input devices: %w", err)
+		}
+		for _, path := range paths {
+			mu.Lock()
+			known := reading[path] || len(reading) >= maxDevices
+			if !known {
+				reading[path] = true
+			}
+			mu.Unlock()
+			if known {
+				continue
+			}
+			wg.Go(func() {
+				readDevice(ctx, path, out)
+				mu.Lock()
+				delete(reading, path)
+				mu.Unlock()
+			})
+		}
+		// Any change in the folder, a device node's new owner included, is a reason to look again.
+		if _, err := watch.Read(buf); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("watch input devices: %w", err)
+		}
+	}
+	return nil
+}
+
+// watchDir returns a file that becomes readable when something in dir appears or changes its rights.
+func watchDir(dir string) (*os.File, error) {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("watch input devices: %w", err)
+	}
+	if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_CREATE|unix.IN_ATTRIB|unix.IN_MOVED_TO); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("watch input devices in %s: %w", dir, err)
+	}
+	return os.NewFile(uintptr(fd), "inotify"), nil
+}
+
+// readDevice reads one device until it goes away. A device that is neither keyboard nor mouse is left alone.
+func readDevice(ctx context.Context, path string, out chan<- Raw) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return
+	}
+	d := device{file: f}
+	if err := d.prepare(); err != nil {
+		f.Close()
+		return
+	}
+	// A device may end in ENODEV at any time: that is how unplugging looks.
+	_ = pump(ctx, d, out)
+}
+
+// device is one open event device; Read hands on its events with absolute axes brought to 0..AbsMax.
+type device struct {
+	file *os.File
+	abs  [2]axis
+}
+
+// axis is the range a device reports for one absolute axis.
+type axis struct{ min, max int32 }
+
+func (a axis) scale(v int32) int32 {
+	span := int64(a.max) - int64(a.min)
+	if span <= 0 {
+		return v
+	}
+	return int32(min(max((int64(v)-int64(a.min))*AbsMax/span, 0), AbsMax))
+}
+
+// prepare asks what the device is and grabs it.
+func (d *device) prepare() error {
+	var types [8]byte
+	if err := d.ioctl(eviocgbit0, unsafe.Pointer(&types)); err != nil {
+		return err
+	}
+	bits := binary.LittleEndian.Uint64(types[:])
+	if bits&(1<<evKey) == 0 {
+		return errors.New("neither keyboard nor mouse")
+	}
+	if bits&(1<<evAbs) != 0 {
+		for i := range d.abs {
+			var info [6]int32 // value, minimum, maximum, fuzz, flat, resolution
+			if err := d.ioctl(eviocgabs+uint(i), unsafe.Pointer(&info)); err != nil {
+				return err
+			}
+			d.abs[i] = axis{info[1], info[2]}
+		}
+	}
+	return d.grab()
+}
+
+func (d *device) grab() error {
+	conn, err := d.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var grabErr error
+	err = conn.Control(func(fd uintptr) { grabErr = unix.IoctlSetInt(int(fd), eviocgrab, 1) })
+	return errors.Join(err, grabErr)
+}
+
+func (d *device) ioctl(request uint, arg unsafe.Pointer) error {
+	conn, err := d.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var errno unix.Errno
+	err = conn.Control(func(fd uintptr) {
+		_, _, errno = unix.Syscall(unix.SYS_IOCTL, fd, uintptr(request), uintptr(arg))
+	})
+	runtime.KeepAlive(arg)
+	if err == nil && errno != 0 {
+		err = errno
+	}
+	return err
+}
+
+// Read reads whole events (the kernel never splits one) and scales the absolute axes in place.
+func (d device) Read(b []byte) (int, error) {
+	n, err := d.file.Read(b[:len(b)/RawSize*RawSize])
+	for at := 0; at+RawSize <= n; at += RawSize {
+		e := b[at : at+RawSize]
+		if r := ParseRaw((*[RawSize]byte)(e)); r.Type == evAbs && r.Code <= absY {
+			binary.LittleEndian.PutUint32(e[20:], uint32(d.abs[r.Code].scale(r.Value)))
+		}
+	}
+	return n, err
+}
+
+// Close lets the device go, and with it the grab.
+func (d device) Close() error { return d.file.Close() }
