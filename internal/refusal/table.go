@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package refusal
+
+// The codes. Each row of the table below says what it means to a person.
+const (
+	Ready          Code = "A00" // no card in the reader
+	NotIntact      Code = "B03" // params: none
+	CardUnreadable Code = "C01"
+	CardForeign    Code = "C02"
+	WrongFinger    Code = "C03" // params: left, the tries the card still grants
+	CardLocked     Code = "C05"
+	ReaderLost     Code = "C07"
+	CardEnded      Code = "C11" // params: date
+	CardRevoked    Code = "C12" // params: date
+	CentreSilent   Code = "G01" // params: try, ways
+	LinkLost       Code = "G03"
+	OurFault       Code = "G09" // something of ours failed; the reason is in the log
+	SlowMode       Code = "N08"
+	ProjectEnded   Code = "P02" // params: project, date
+	NotFromHere    Code = "P05" // params: project, countries (ISO 3166-1 alpha-2 with commas between), here (one of them)
+	CutByOperator  Code = "S04" // params: at (15:04), reason
+	OpenElsewhere  Code = "S06" // params: box
+	BubbleStarting Code = "U01" // params: bubble, seconds
+	BubbleDown     Code = "U02" // params: bubble, since (15:04)
+)
+
+// Light is the colour a screen, and the lamp of a box that has one, shows. The screens always write its name too.
+type Light string
+
+// The lights.
+const (
+	White Light = "white" // ready
+	Blue  Light = "blue"  // the box is working: wait
+	Amber Light = "amber" // the person or the local IT team can act
+	Red   Light = "red"   // it cannot go on
+)
+
+// Fixer says who can end a refusal.
+type Fixer string
+
+// Those who can.
+const (
+	Person  Fixer = "person"  // whoever sits at the box
+	IT      Fixer = "it"      // the IT team of the place where the box stands
+	Support Fixer = "support" // the centre's support desk
+	Centre  Fixer = "centre"  // the centre's own machines, by themselves or their operators: nothing to do at the box
+)
+
+// Text is one language's template of the words for a row. {name} is a parameter, {name:day} one written as 2026-03-12,
+// {name:clock} as 15:04, {name:countries} as FR,BE; {name:n:try:tries} is the word form for that count. {code} is code
+// and suffix. [a|b] is the first of its parts whose parameters are all known, else nothing.
+type Text struct{ Title, Text, Next string }
+
+// Row is one line of the failure contract.
+type Row struct {
+	Code    Code
+	Light   Light
+	Fix     Fixer
+	Overlay bool // drawn over the picture of a bubble instead of a screen of its own
+	EN, FR  Text
+}
+
+// Lookup returns the row of a code.
+func Lookup(code Code) (Row, bool) {
+	for _, r := range Table() {
+		if r.Code == code {
+			return r, true
+		}
+	}
+	return Row{}, false
+}
+
+// Table returns all rows, by code.
+func Table() []Row {
+	return []Row{
+		{Ready, White, Person, false,
+			Text{"Ready.", "", "Insert your card."},
+			Text{"Prêt.", "", "Insérez votre carte."}},
+		{NotIntact, Red, Support, false,
+			Text{"This box cannot prove it is intact, so it stays closed.", "", "Do not open it. Call support, code {code}."},
+			Text{"Ce boîtier ne peut pas prouver qu'il est intact : il reste fermé.", "", "Ne l'ouvrez pas. Appelez le support, code {code}."}},
+		{CardUnreadable, Amber, Person, false,
+			Text{"I cannot read this card.", "", "Turn it over or try again."},
+			Text{"Carte illisible.", "", "Retournez-la ou réessayez."}},
+		{CardForeign, Amber, Person, false,
+			Text{"This card is not from this centre.", "", "Use your own card."},
+			Text{"Cette carte n'est pas de ce centre.", "", "Utilisez la vôtre."}},
+		{WrongFinger, Amber, Person, false,
+			Text{"This finger was not recognised.", "[{left} {left:n:try:tries} left.]", "Try the other enrolled finger."},
+			Text{"Doigt non reconnu.", "[Encore {left} {left:n:essai:essais}.]", "Essayez l'autre doigt."}},
+		{CardLocked, Red, Support, false,
+			Text{"Your card is locked for your safety.", "", "Call support, code {code}. They can unlock it from a distance."},
+			Text{"Carte verrouillée pour votre sécurité.", "", "Appelez le support, code {code}. Il peut la déverrouiller à distance."}},
+		{ReaderLost, Amber, Person, false,
+			Text{"The card reader does not answer.", "", "Unplug the reader and plug it in again. If it stays silent, call support, code {code}."},
+			Text{"Le lecteur de carte ne répond pas.", "", "Débranchez le lecteur puis rebranchez-le. S'il reste muet, appelez le support, code {code}."}},
+		{CardEnded, Red, Support, false,
+			Text{"Your card ended[ on {date:day}].", "", "Contact support, code {code}, for a new one."},
+			Text{"Votre carte a expiré[ le {date:day}].", "", "Contactez le support, code {code}, pour en obtenir une nouvelle."}},
+		{CardRevoked, Red, Support, false,
+			Text{"This card has been cancelled[ on {date:day}].", "It no longer opens anything.", "Contact support, code {code}."},
+			Text{"Carte annulée[ le {date:day}].", "Elle n'ouvre plus rien.", "Contactez le support, code {code}."}},
+		{CentreSilent, Amber, IT, false,
+			Text{"The centre does not answer.", "[Trying another way ({try} of {ways})...]", "Please wait: the box keeps trying. If it lasts, call your IT team, code {code}."},
+			Text{"Le centre ne répond pas.", "[Autre chemin ({try} sur {ways})...]", "Patientez : le boîtier continue d'essayer. Si cela dure, appelez votre équipe informatique, code {code}."}},
+		{LinkLost, Blue, Centre, true,
+			Text{"Connection lost.", "Your work goes on.", "Reconnecting..."},
+			Text{"Connexion perdue.", "Votre travail continue.", "Reconnexion..."}},
+		{OurFault, Red, Support, false,
+			Text{"Something of ours failed. It is not your fault.", "", "Take your card out and try again. If it happens again, call support, code {code}."},
+			Text{"Une panne de notre côté. Vous n'y êtes pour rien.", "", "Retirez votre carte et réessayez. Si cela se répète, appelez le support, code {code}."}},
+		{SlowMode, Amber, IT, true,
+			Text{"Connected in slow mode (UDP is blocked here).", "", "You can work. Ask your IT team to open UDP port 443."},
+			Text{"Connecté en mode lent (UDP bloqué ici).", "", "Vous pouvez travailler. Demandez à votre équipe informatique d'ouvrir le port UDP 443."}},
+		{ProjectEnded, Amber, Person, false,
+			Text{"[Project {project}|This project] ended[ on {date:day}].", "Your other projects are open.", "Ask for an extension in the portal."},
+			Text{"[Projet {project}|Ce projet est] terminé[ le {date:day}].", "Vos autres projets sont ouverts.", "Demandez une prolongation sur le portail."}},
+		{NotFromHere, Amber, Person, false,
+			Text{"[Project {project}|This project] can only be opened from [{countries:countries}|another place].", "[This box is registered in {here:countries}.]", "Use a box there, or open another project."},
+			Text{"[Projet {project}|Ce projet] : uniquement depuis [{countries:countries}|un autre lieu].", "[Pays d'enregistrement de ce boîtier : {here:countries}.]", "Utilisez un boîtier sur place, ou ouvrez un autre projet."}},
+		{CutByOperator, Red, Support, false,
+			Text{"A supervisor ended this session[ at {at:clock}].", "[Reason: {reason}]", "Take your card out. If you have a question, call support, code {code}."},
+			Text{"Un superviseur a terminé cette session[ à {at:clock}].", "[Motif : {reason}]", "Retirez votre carte. Pour toute question, appelez le support, code {code}."}},
+		{OpenElsewhere, Amber, Person, false,
+			Text{"Your desktop is open on [box {box}|another box].", "Bring it here?", "Press Enter to bring it here, Escape to leave it there."},
+			Text{"Bureau ouvert sur [le boîtier {box}|un autre boîtier].", "L'amener ici ?", "Appuyez sur Entrée pour l'amener ici, sur Échap pour le laisser là-bas."}},
+		{BubbleStarting, Amber, Centre, false,
+			Text{"[Bubble {bubble}|This bubble] is starting[ (about {seconds} s)].", "", "Please wait: it opens by itself."},
+			Text{"[La bulle {bubble}|Cette bulle] démarre[ (environ {seconds} s)].", "", "Patientez : elle s'ouvre d'elle-même."}},
+		{BubbleDown, Amber, Centre, false,
+			Text{"[Bubble {bubble}|This bubble] is being repaired[ since {since:clock}].", "", "Your work in it is kept. Open another project, or come back later."},
+			Text{"[La bulle {bubble}|Cette bulle] est en réparation[ depuis {since:clock}].", "", "Votre travail y est conservé. Ouvrez un autre projet ou revenez plus tard."}},
+	}
+}
