@@ -63,6 +63,9 @@ type PINError struct {
 // Error says how many tries are left.
 func (e *PINError) Error() string { return fmt.Sprintf("does not match, %d tries left", e.Left) }
 
+// Is makes the last wrong try ErrBlocked too: no other will be compared.
+func (e *PINError) Is(target error) bool { return target == ErrBlocked && e.Left == 0 }
+
 // StatusError is any other status that is not success.
 type StatusError struct {
 	SW uint16 // SW1 SW2

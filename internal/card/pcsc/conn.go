@@ -26,7 +26,9 @@ var errClosed = errors.New("connection to the card is closed")
 
 // Connect powers the card in a reader and holds it until Close. The error wraps card.ErrRemoved when there is no card, and
 // ErrInUse when another program holds it.
-func (w *Watcher) Connect(reader string) (*Conn, error) { return nil, fmt.Errorf("connect %s: %w", reader, errClosed) }
+func (w *Watcher) Connect(reader string) (*Conn, error) {
+	return nil, fmt.Errorf("connect %s: %w", reader, errClosed)
+}
 
 // Limits says what reader and card can carry, for card.Select.
 func (c *Conn) Limits() card.Limits { return c.limits }

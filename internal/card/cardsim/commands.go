@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cardsim
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/subtle"
+	"errors"
+
+	"sdbox/internal/card"
+)
+
+// status is SW1 SW2 (SP 800-73-5 Part 2, Table 2; ISO/IEC 7816-4, Table 5).
+type status uint16
+
+const (
+	swOK           status = 0x9000
+	swMore         status = 0x6100 // plus the number of bytes that wait, 00 for 256 and more
+	swMismatch     status = 0x63C0 // plus the tries left
+	swMemory       status = 0x6581
+	swLength       status = 0x6700
+	swNoMessaging  status = 0x6882
+	swNotVerified  status = 0x6982
+	swBlocked      status = 0x6983
+	swNotNow       status = 0x6985
+	swBadData      status = 0x6A80
+	swNotFound     status = 0x6A82
+	swNoSpace      status = 0x6A84
+	swBadParameter status = 0x6A86
+	swNoReference  status = 0x6A88
+	swWrongLe      status = 0x6C00 // plus the right Le
+	swUnknownIns   status = 0x6D00
+	swUnknownClass status = 0x6E00
+)
+
+// maxCommand bounds a chained command.
+const maxCommand = maxObject + 64
+
+// insGetResponse fetches what did not fit into the last answer (ISO/IEC 7816-4, 11.8.1).
+const insGetResponse = 0xC0
+
+// Transmit gives the card one command APDU and returns its response; it implements card.Transport and never fails.
+func (s *Sim) Transmit(apdu []byte) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	data, sw := s.runLocked(apdu)
+	return append(bytes.Clone(data), byte(sw>>8), byte(sw)), nil
+}
+
+// runLocked is the card's command loop: chaining and answers in parts around dispatchLocked.
+func (s *Sim) runLocked(apdu []byte) ([]byte, status) {
+	c, err := parseCommand(apdu)
+	if err != nil {
+		s.ram.chain, s.ram.pending = nil, nil
+		return nil, swLength
+	}
+	if c.cla == 0 && c.ins == insGetResponse && s.ram.chain == nil {
+		return s.moreLocked(c.expects)
+	}
+	s.ram.pending = nil // any other command drops it
+	if sw := s.chainLocked(&c); sw != swOK || c.cla == 0x10 {
+		return nil, sw
+	}
+	data, sw := s.dispatchLocked(c)
+	if sw != swOK || len(data) == 0 {
+		return nil, sw
+	}
+	return s.answerLocked(data, c.expects)
+}
+
+// chainLocked collects the parts of a chained command (class 10) and completes the last one (ISO/IEC 7816-4, 5.3.3).
+func (s *Sim) chainLocked(c *command) status {
+	first := s.ram.chain
+	s.ram.chain = nil
+	switch {
+	case c.cla == 0x0C || c.cla == 0x1C:
+		return swNoMessaging
+	case c.cla != 0x00 && c.cla != 0x10:
+		return swUnknownClass
+	case first != nil && (first.ins != c.ins || first.p1 != c.p1 || first.p2 != c.p2):
+		first = nil // another command: the chain is forgotten
+	}
+	if first != nil {
+		if len(first.data)+len(c.data) > maxCommand {
+			return swNoSpace
+		}
+		c.data = append(bytes.Clone(first.data), c.data...)
+	}
+	if c.cla == 0x10 {
+		s.ram.chain = &command{cla: c.cla, ins: c.ins, p1: c.p1, p2: c.p2, data: bytes.Clone(c.data)}
+	}
+	return swOK
+}
+
+// answerLocked gives as much as the reader takes and holds the rest for GET RESPONSE.
+func (s *Sim) answerLocked(data []byte, takes int) ([]byte, status) {
+	if len(data) <= takes {
+		return data, swOK
+	}
+	s.ram.pending = data[takes:]
+	return data[:takes], swMore | status(min(len(s.ram.pending), 256)&0xFF)
+}
+
+func (s *Sim) moreLocked(takes int) ([]byte, status) {
+	waiting := s.ram.pending
+	switch {
+	case len(waiting) == 0:
+		return nil, swNotNow
+	case takes == 0:
+		return nil, swLength
+	case takes > len(waiting) && takes < 256:
+		return nil, swWrongLe | status(len(waiting))
+	}
+	s.ram.pending = nil
+	return s.answerLocked(waiting, takes)
+}
+
+func (s *Sim) dispatchLocked(c command) ([]byte, status) {
+	if c.ins == 0xA4 {
+		return s.selectLocked(c)
+	}
+	if !s.ram.selected {
+		return nil, swUnknownIns // no application is selected by default
+	}
+	switch c.ins {
+	case 0x20:
+		return nil, s.verifyLocked(c)
+	case 0xCB:
+		return s.getDataLocked(c)
+	case 0x87:
+		return s.authenticateLocked(c)
+	default:
+		return nil, swUnknownIns
+	}
+}
+
+// selectLocked: SP 800-73-5 Part 2, 3.1.1. Selecting the selected application again, or failing to select another, changes
+// nothing: verified references stay.
+func (s *Sim) selectLocked(c command) ([]byte, status) {
+	if c.p1 != 0x04 || c.p2 != 0x00 {
+		return nil, swBadParameter
+	}
+	if len(c.data) < 5 || !bytes.HasPrefix([]byte(applicationID), c.data) {
+		return nil, swNotFound
+	}
+	if !s.ram.selected {
+		s.ram = ram{selected: true, verified: map[byte]bool{}}
+	}
+	return applicationTemplate(s.profile.label), swOK
+}
+
+// verifyLocked: SP 800-73-5 Part 2, 3.2.1.
+func (s *Sim) verifyLocked(c command) status {
+	ref := s.nvm.References[refName(c.p2)]
+	switch {
+	case c.p1 != 0x00 && c.p1 != 0xFF:
+		return swBadParameter
+	case ref == nil:
+		return swNoReference
+	case c.p1 == 0xFF && len(c.data) > 0:
+		return swLength
+	case c.p1 == 0xFF: // log out
+		delete(s.ram.verified, c.p2)
+		return swOK
+	case len(c.data) == 0 && s.ram.verified[c.p2]:
+		return swOK
+	case ref.Left == 0:
+		return swBlocked
+	case len(c.data) == 0:
+		return swMismatch | status(ref.Left)
+	}
+	given := c.data
+	if c.p2 == card.RefPIN {
+		block, ok := pinBlock(c.data)
+		if !ok || len(c.data) != 8 {
+			return swBadData
+		}
+		given = block
+	} else if !s.profile.takes(c.data) {
+		return swBadData
+	}
+	return s.compareLocked(c.p2, given)
+}
+
+// compareLocked spends a try before it compares and gives it back after a match, each step kept before the next: a card
+// pulled in between has spent the try.
+func (s *Sim) compareLocked(name byte, given []byte) status {
+	delete(s.ram.verified, name)
+	if s.changeLocked(func(n *nvm) { n.References[refName(name)].Left-- }) != nil {
+		return swMemory
+	}
+	ref := s.nvm.References[refName(name)]
+	var same bool
+	if name == card.RefPIN {
+		same = subtle.ConstantTimeCompare(ref.Value, given) == 1
+	} else {
+		same = match(ref.Value, given) >= threshold
+	}
+	if !same {
+		return swMismatch | status(ref.Left)
+	}
+	if s.changeLocked(func(n *nvm) { n.References[refName(name)].Left = ref.Max }) != nil {
+		return swMemory
+	}
+	s.ram.verified[name] = true
+	return swOK
+}
+
+// getDataLocked: SP 800-73-5 Part 2, 3.1.2. Access rules: Part 1, Table 3.
+func (s *Sim) getDataLocked(c command) ([]byte, status) {
+	if c.p1 != 0x3F || c.p2 != 0xFF {
+		return nil, swBadParameter
+	}
+	tag, ok := parseTag(c.data)
+	if !ok {
+		return nil, swBadData
+	}
+	switch tag {
+	case tagDiscovery:
+		return discovery(len(s.fingersLocked()) > 0), swOK
+	case tagBIT:
+		return s.profile.biometricGroup(s.fingersLocked()), swOK
+	case tagPrinted:
+		if !s.openLocked() {
+			return nil, swNotVerified
+		}
+	}
+	content, ok := s.nvm.Objects[tag]
+	if !ok {
+		return nil, swNotFound
+	}
+	return tlv("\x53", content), swOK
+}
+
+// fingersLocked lists the enrolled fingers.
+func (s *Sim) fingersLocked() []byte {
+	var refs []byte
+	for _, ref := range []byte{card.RefFinger, card.RefFinger2} {
+		if s.nvm.References[refName(ref)] != nil {
+			refs = append(refs, ref)
+		}
+	}
+	return refs
+}
+
+// openLocked says whether the rule "PIN or on-card comparison" is met.
+func (s *Sim) openLocked() bool {
+	return s.ram.verified[card.RefPIN] || s.ram.verified[card.RefFinger] || s.ram.verified[card.RefFinger2]
+}
+
+// authenticateLocked signs a SHA-256 digest: GENERAL AUTHENTICATE with 7C{82 empty, 81 digest} (SP 800-73-5 Part 2, 3.2.4).
+func (s *Sim) authenticateLocked(c command) ([]byte, status) {
+	slot := card.Slot(c.p2)
+	key, err := s.nvm.key(slotName(slot))
+	if c.p1 != 0x11 || !s.profile.hasSlot(slot) || err != nil || key == nil {
+		return nil, swBadParameter
+	}
+	if slot == card.Slot9A && !s.openLocked() {
+		return nil, swNotVerified
+	}
+	digest, err := parseChallenge(c.data)
+	if err != nil {
+		return nil, swBadData
+	}
+	signature, err := ecdsa.SignASN1(rand.Reader, key, digest)
+	if err != nil {
+		return nil, swMemory
+	}
+	return tlv("\x7C", tlv("\x82", signature)), swOK
+}
+
+var errChallenge = errors.New("want 7C with an empty 82 and an 81 of 32 bytes")
+
+// parseChallenge returns the digest of a dynamic authentication template; 82 and 81 come in either order.
+func parseChallenge(data []byte) ([]byte, error) {
+	if len(data) != 38 || data[0] != 0x7C || data[1] != 36 {
+		return nil, errChallenge
+	}
+	body := data[2:]
+	if bytes.HasPrefix(body, []byte{0x82, 0, 0x81, 32}) {
+		return body[4:], nil
+	}
+	if bytes.HasPrefix(body, []byte{0x81, 32}) && bytes.Equal(body[34:], []byte{0x82, 0}) {
+		return body[2:34], nil
+	}
+	return nil, errChallenge
+}
