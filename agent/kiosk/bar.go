@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kiosk
+
+import (
+	"image"
+	"strconv"
+	"time"
+
+	"sdbox/agent/screen"
+)
+
+// Bar is what stands above a bubble's picture while a person works in it.
+type Bar struct {
+	Title  string        // of the bubble
+	Person string        // whose session it is
+	Colour uint32        // 0xRRGGBB of the bubble's frame
+	Delay  time.Duration // there and back on the line; below zero = not known yet
+	Slow   bool          // connected in slow mode (N08)
+}
+
+// The delays up to which work feels good and fair.
+const (
+	goodDelay = 80 * time.Millisecond
+	fairDelay = 200 * time.Millisecond
+)
+
+// Bar draws the bar into a region of dst, the one the viewer leaves free, and returns what changed. The viewer paints
+// the frame and the picture and knows no fonts: whoever owns both calls this at each attach and change of delay.
+func (k *Kiosk) Bar(dst *screen.Image, r image.Rectangle, b Bar, a Around) []image.Rectangle {
+	p := k.page(dst, a)
+	p.canvas = canvas{img: dst, clip: r}
+	p.s = float64(r.Dy()) / 40
+	colour := b.Colour & 0xffffff
+	on := onColour(colour)
+	p.fill(r, colour)
+	middle := (r.Min.Y + r.Max.Y) / 2
+	title, small := p.face(medium, 20), p.face(regular, 18)
+	p.logoOn(vec{float64(r.Min.X + p.px(22)), float64(middle)}, p.s*20, on, colour)
+	x := r.Min.X + p.px(44)
+	p.text(title, x, middle+title.size*3/8, on, k.fonts.shorten(title, oneLine(b.Title), r.Dx()/2))
+	right := p.delay(b, r.Max.X-p.px(8), middle)
+	person := k.fonts.shorten(small, oneLine(b.Person), r.Dx()/4)
+	p.textRight(small, right-p.px(20), middle+small.size*3/8, on, person)
+	return []image.Rectangle{r}
+}
+
+// delay draws the delay's pill with its right edge at x and returns its left edge.
+func (p *page) delay(b Bar, x, middle int) int {
+	k := p.face(medium, 18)
+	text, word, dot := p.say.delay+" ", p.say.noDelay, uint32(0x9aa6b2)
+	if b.Delay >= 0 {
+		text += strconv.FormatInt(b.Delay.Round(time.Millisecond).Milliseconds(), 10) + " ms  "
+		switch {
+		case b.Delay <= goodDelay:
+			word, dot = p.say.good, 0x43d19e
+		case b.Delay <= fairDelay:
+			word, dot = p.say.fair, 0xffc24d
+		default:
+			word, dot = p.say.poor, 0xff7b6b
+		}
+	}
+	text += word
+	if b.Slow {
+		text += "  ·  " + p.say.slowMode
+	}
+	left := x - p.width(k, text) - p.px(44)
+	half := p.px(14)
+	p.round(image.Rect(left, middle-half, x, middle+half), float64(half), ink)
+	p.disc(vec{float64(left) + 18*p.s, float64(middle)}, 5.5*p.s, dot)
+	p.text(k, left+p.px(32), middle+k.size*3/8, 0xf2f5f8, text)
+	return left
+}
+
+// logoOn draws the mark in one colour on another.
+func (p *page) logoOn(m vec, size float64, on, ground uint32) {
+	h := size / 2
+	p.round(image.Rect(int(m.x-h), int(m.y-h), int(m.x+h), int(m.y+h)), size*0.26, on)
+	p.ring(m.add(-size*0.03, size*0.03), size*0.23, size*0.1, ground)
+	p.disc(m.add(size*0.27, -size*0.27), size*0.08, ground)
+}
+
+// onColour returns black or white, whichever reads better on a ground: one of them always reaches 4.5.
+func onColour(ground uint32) uint32 {
+	if contrast(ground, 0xffffff) >= contrast(ground, 0) {
+		return 0xffffff
+	}
+	return 0
+}

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kiosk
+
+import (
+	"image"
+	"math"
+)
+
+// logo draws the house's mark around a middle: a box with a bubble in it.
+func (p *page) logo(m vec, size float64) {
+	h := size / 2
+	p.round(image.Rect(int(m.x-h), int(m.y-h), int(m.x+h), int(m.y+h)), size*0.26, accent)
+	b := m.add(-size*0.03, size*0.03)
+	p.ring(b, size*0.23, size*0.095, sheet)
+	p.disc(m.add(size*0.27, -size*0.27), size*0.075, sheet)
+}
+
+// waiting wraps a picture in a turning ring.
+func (p *page) waiting(draw func(m vec)) func(m vec) {
+	return func(m vec) {
+		draw(m)
+		r, w := p.s*158, p.s*8
+		p.ring(m, r, w, edge)
+		turn := float64(p.Now.UnixMilli()%1600) / 1600
+		p.arc(m, r, w, turn-0.25, 0.22, accent)
+	}
+}
+
+// plate is the round ground the pictures stand on.
+func (p *page) plate(m vec) { p.disc(m, p.s*132, accentBg) }
+
+// box returns a scaled rectangle around a middle.
+func (p *page) around(m vec, w, h float64) image.Rectangle {
+	return image.Rect(int(math.Round(m.x-w/2*p.s)), int(math.Round(m.y-h/2*p.s)), int(math.Round(m.x+w/2*p.s)), int(math.Round(m.y+h/2*p.s)))
+}
+
+// at moves a point by scaled measures.
+func (p *page) at(m vec, x, y float64) vec { return m.add(x*p.s, y*p.s) }
+
+func (p *page) drawBox(m vec) {
+	p.plate(m)
+	p.frame(p.around(m, 128, 104), 20*p.s, 8*p.s, accent, sheet)
+	p.ring(p.at(m, 0, -2), 24*p.s, 8*p.s, accent)
+	p.disc(p.at(m, 36, 30), 5*p.s, accent)
+	p.line(p.at(m, -30, 72), p.at(m, 30, 72), 8*p.s, accent)
+}
+
+// smartcard draws a card with its chip.
+func (p *page) smartcard(m vec) {
+	p.round(p.around(m, 116, 164), 14*p.s, accent)
+	chip := p.at(m, 0, 38)
+	p.round(p.around(chip, 46, 40), 8*p.s, 0xf3d58a)
+	for _, y := range []float64{-7, 7} {
+		p.line(p.at(chip, -20, y), p.at(chip, -8, y), 2.4*p.s, 0x9a7420)
+		p.line(p.at(chip, 8, y), p.at(chip, 20, y), 2.4*p.s, 0x9a7420)
+	}
+	p.ring(chip, 8*p.s, 2.4*p.s, 0x9a7420)
+	p.line(p.at(m, -36, -54), p.at(m, 8, -54), 7*p.s, 0x7fc0bd)
+	p.line(p.at(m, -36, -36), p.at(m, -10, -36), 7*p.s, 0x7fc0bd)
+}
+
+func (p *page) drawCard(m vec) {
+	p.plate(m)
+	p.smartcard(m)
+}
+
+// drawCardIn draws a card on its way into the reader.
+func (p *page) drawCardIn(m vec) {
+	p.plate(m)
+	p.smartcard(p.at(m, 0, -20))
+	slot := p.at(m, 0, 92)
+	p.round(p.around(slot, 196, 88), 20*p.s, ink)
+	p.round(p.around(p.at(slot, 0, -26), 140, 12), 6*p.s, 0x05090e)
+	p.disc(p.at(slot, 70, 16), 5*p.s, 0x59d0b0)
+}
+
+// drawFinger draws a fingerprint.
+func (p *page) drawFinger(m vec) {
+	p.plate(m)
+	c := p.at(m, 0, 14)
+	w := 7.5 * p.s
+	type ridge struct{ r, from, sweep, down float64 }
+	for _, a := range []ridge{{76, 0.545, 0.41, 0}, {58, 0.5, 0.5, 40}, {40, 0.5, 0.5, 58}, {22, 0.5, 0.5, 40}} {
+		p.arc(c, a.r*p.s, w, a.from, a.sweep, accent)
+		if a.down > 0 {
+			p.line(p.at(c, -a.r, 0), p.at(c, -a.r, a.down*0.62), w, accent)
+			p.line(p.at(c, a.r, 0), p.at(c, a.r, a.down), w, accent)
+		}
+	}
+	p.line(p.at(c, 0, -2), p.at(c, 0, 62), w, accent)
+}
+
+// drawDesktop draws a window in a frame of the bubble's colour.
+func (p *page) drawDesktop(m vec, colour uint32) {
+	p.plate(m)
+	p.round(p.around(m, 156, 112), 14*p.s, colour&0xffffff)
+	p.round(p.around(p.at(m, 0, 6), 140, 84), 6*p.s, sheet)
+	p.line(p.at(m, -54, -8), p.at(m, -10, -8), 6*p.s, edge)
+	p.line(p.at(m, -54, 10), p.at(m, 30, 10), 6*p.s, edge)
+	p.line(p.at(m, -54, 28), p.at(m, 4, 28), 6*p.s, edge)
+	p.line(p.at(m, -26, 76), p.at(m, 26, 76), 8*p.s, accent)
+}

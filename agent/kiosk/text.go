@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kiosk
+
+import (
+	"fmt"
+	"image"
+	"sort"
+	"strings"
+
+	"golang.org/x/image/font"
+	"golang.org/x/image/font/gofont/gobold"
+	"golang.org/x/image/font/gofont/gomedium"
+	"golang.org/x/image/font/gofont/gomonobold"
+	"golang.org/x/image/font/gofont/goregular"
+	"golang.org/x/image/font/opentype"
+	"golang.org/x/image/math/fixed"
+)
+
+// weight is one of the embedded fonts.
+type weight uint8
+
+const (
+	regular weight = iota
+	medium
+	bold
+	mono
+	numWeights
+)
+
+// maxGlyphs bounds the cache of drawn glyphs: what people are called must not grow the box's memory.
+const maxGlyphs = 4096
+
+// maxText bounds, in bytes, what is looked at of one text: far more than fits any screen.
+const maxText = 1024
+
+// fonts draws text with the embedded fonts and remembers each glyph it drew.
+type fonts struct {
+	parsed [numWeights]*opentype.Font
+	faces  map[faceKey]font.Face
+	glyphs map[glyphKey]glyph
+}
+
+type faceKey struct {
+	weight weight
+	size   int // pixels
+}
+
+type glyphKey struct {
+	face faceKey
+	r    rune
+	part uint8 // quarter of a pixel the glyph starts at
+}
+
+// glyph is a drawn glyph: coverage, and where it lies from the pen's whole pixel.
+type glyph struct {
+	mask    []uint8
+	box     image.Rectangle
+	advance fixed.Int26_6
+}
+
+func newFonts() (*fonts, error) {
+	f := new(fonts)
+	f.reset()
+	for w, data := range [numWeights][]byte{regular: goregular.TTF, medium: gomedium.TTF, bold: gobold.TTF, mono: gomonobold.TTF} {
+		parsed, err := opentype.Parse(data)
+		if err != nil {
+			return nil, fmt.Errorf("embedded font %d: %w", w, err)
+		}
+		f.parsed[w] = parsed
+	}
+	return f, nil
+}
+
+// reset forgets all sizes drawn so far.
+func (f *fonts) reset() {
+	f.faces, f.glyphs = map[faceKey]font.Face{}, map[glyphKey]glyph{}
+}
+
+func (f *fonts) face(k faceKey) font.Face {
+	if face, ok := f.faces[k]; ok {
+		return face
+	}
+	face, err := opentype.NewFace(f.parsed[k.weight], &opentype.FaceOptions{Size: float64(k.size), DPI: 72})
+	if err != nil {
+		panic("kiosk: embedded font has no face: " + err.Error()) // NewFace fails for a nil font only
+	}
+	f.faces[k] = face
+	return face
+}
+
+// glyph returns the drawing of one character that starts part quarters of a pixel right of a whole one.
+func (f *fonts) glyph(k faceKey, r rune, part uint8) glyph {
+	key := glyphKey{k, r, part}
+	if g, ok := f.glyphs[key]; ok {
+		return g
+	}
+	if len(f.glyphs) >= maxGlyphs {
+		clear(f.glyphs)
+	}
+	dot := fixed.Point26_6{X: fixed.Int26_6(part) * 16}
+	box, mask, at, advance, ok := f.face(k).Glyph(dot, r)
+	g := glyph{advance: advance}
+	if alpha, isAlpha := mask.(*image.Alpha); ok && isAlpha {
+		g.box = box
+		g.mask = make([]uint8, box.Dx()*box.Dy())
+		for y := range box.Dy() {
+			copy(g.mask[y*box.Dx():(y+1)*box.Dx()], alpha.Pix[alpha.PixOffset(at.X, at.Y+y):])
+		}
+	}
+	f.glyphs[key] = g
+	return g
+}
+
+// width returns the width of a line in pixels.
+func (f *fonts) width(k faceKey, s string) int {
+	var x fixed.Int26_6
+	prev := rune(-1)
+	face := f.face(k)
+	for _, r := range s {
+		if prev >= 0 {
+			x += face.Kern(prev, r)
+		}
+		x += f.glyph(k, r, 0).advance
+		prev = r
+	}
+	return x.Ceil()
+}
+
+// draw writes one line with its baseline's left end at x,y and returns where it ended.
+func (f *fonts) draw(c canvas, k faceKey, x, y int, rgb uint32, s string) int {
+	pen := fixed.I(x)
+	prev := rune(-1)
+	face := f.face(k)
+	for _, r := range s {
+		if prev >= 0 {
+			pen += face.Kern(prev, r)
+		}
+		g := f.glyph(k, r, uint8(pen&63)/16)
+		c.stamp(g, image.Pt(pen.Floor(), y), rgb)
+		pen += g.advance
+		prev = r
+	}
+	return pen.Ceil()
+}
+
+// stamp blends a glyph's coverage at a pen position.
+func (c canvas) stamp(g glyph, pen image.Point, rgb uint32) {
+	at := g.box.Add(pen)
+	r := at.Intersect(c.clip)
+	for y := r.Min.Y; y < r.Max.Y; y++ {
+		mask := g.mask[(y-at.Min.Y)*g.box.Dx()+r.Min.X-at.Min.X:]
+		row := c.img.Row(y, r.Min.X, r.Max.X)
+		for i := range r.Dx() {
+			if m := uint32(mask[i]); m > 0 {
+				blend(row[i*4:i*4+4], rgb, m+m>>7) // 255 becomes 256
+			}
+		}
+	}
+}
+
+// shorten cuts a line to a width in pixels, with an ellipsis.
+func (f *fonts) shorten(k faceKey, s string, width int) string {
+	if len(s) <= maxText && f.width(k, s) <= width {
+		return s
+	}
+	runes := []rune(s[:min(len(s), maxText)])
+	cut := func(n int) string { return strings.TrimRight(string(runes[:n]), " ,.;:") + "…" }
+	n := sort.Search(len(runes), func(n int) bool { return f.width(k, cut(n+1)) > width })
+	return cut(n)
+}
+
+// wrap breaks a text into lines of at most a width in pixels, and at most limit lines; a word wider than a line is cut.
+func (f *fonts) wrap(k faceKey, s string, width, limit int) []string {
+	var lines []string
+	line := ""
+	words := strings.Fields(s[:min(len(s), maxText)])
+	for i, w := range words {
+		longer := strings.TrimSpace(line + " " + w)
+		if line == "" || f.width(k, longer) <= width {
+			line = longer
+			continue
+		}
+		if len(lines) == limit-1 {
+			line += " " + strings.Join(words[i:], " ")
+			break
+		}
+		lines = append(lines, f.shorten(k, line, width))
+		line = w
+	}
+	if line != "" {
+		lines = append(lines, f.shorten(k, line, width))
+	}
+	return lines
+}
