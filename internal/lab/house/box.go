@@ -44,6 +44,7 @@ type Box struct {
 	Link     *labnet.Link
 	TPM      *tpmsim.Sim
 
+	agent   *Program             // nil before Start; written once by the house while it is built
 	touch   chan finger.Template // unbuffered: a finger is taken when the agent asks for one
 	cancel  context.CancelFunc
 	running sync.WaitGroup
@@ -121,6 +122,19 @@ func (b *Box) Touch(ctx context.Context, impression finger.Template) error {
 
 // ScreenFile is the path of the box's screen, for Watch. The file is there once the agent has started.
 func (b *Box) ScreenFile() string { return b.Place.Outside(screenFile) }
+
+// Running says whether the box's agent runs.
+func (b *Box) Running() bool {
+	if b.agent == nil {
+		return false
+	}
+	select {
+	case <-b.agent.Done():
+		return false
+	default:
+		return true
+	}
+}
 
 // close switches everything off that is not a process of the place.
 func (b *Box) close() error {

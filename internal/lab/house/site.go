@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package house
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+
+	"sdbox/internal/finger"
+	"sdbox/internal/finger/fingersim"
+	"sdbox/internal/ident"
+)
+
+// Finger names a finger of a person as the lab speaks of it.
+type Finger string
+
+// The fingers. Right and Left are enrolled on the person's card, as references 96 and 97; Wrong is not.
+const (
+	Right Finger = "right"
+	Left  Finger = "left"
+	Wrong Finger = "wrong"
+)
+
+// Person is a researcher of the lab.
+type Person struct {
+	Name     string
+	Account  string // in every bubble
+	UID      int
+	Language string // "en" or "fr"
+	GUID     ident.GUID
+
+	hand map[Finger]*fingersim.Finger
+}
+
+// newPerson grows the hand of a person from a seed.
+func newPerson(name, account, language string, uid int, seed uint64) *Person {
+	return &Person{Name: name, Account: account, UID: uid, Language: language, GUID: ident.GUID(ident.NewID()), hand: map[Finger]*fingersim.Finger{
+		Right: fingersim.NewFinger(seed), Left: fingersim.NewFinger(seed + 1), Wrong: fingersim.NewFinger(seed + 2),
+	}}
+}
+
+// Impression is the finger placed once more; no two are equal.
+func (p *Person) Impression(f Finger) (finger.Template, error) {
+	grown, ok := p.hand[f]
+	if !ok {
+		return nil, fmt.Errorf("finger %q: want right, left or wrong", f)
+	}
+	return grown.Impression(rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))), nil
+}
+
+// BubbleSpec describes a project of the lab.
+type BubbleSpec struct {
+	Name, Title string
+	Colour      string   // "#rrggbb"
+	Countries   []string // from which it may be opened; empty = anywhere
+	Number      int      // 1 to 250; its link to the gateway is 10.72.NUMBER.0/24; 0 = no machine runs for it
+	Startup     string   // shell commands of a desktop's start, run as the person
+}
+
+// Site is the whole house with everything in it: the gateway, boxes, bubbles, people and their cards.
+type Site struct {
+	House   *House
+	Gateway *Place
+	Boxes   []*Box
+	Bubbles []*Bubble
+	People  []*Person
+	Tray    *Tray
+}
+
+// Bubble is a project's sealed environment: a place of its own, or none for a project nobody may open from here.
+type Bubble struct {
+	BubbleSpec
+	Place *Place // nil when Number is 0
+}
+
+// errNoPerson says that nobody of that account is in the house.
+var errNoPerson = errors.New("there is no such person")
+
+// Person finds a person by account.
+func (s *Site) Person(account string) (*Person, error) {
+	for _, p := range s.People {
+		if p.Account == account {
+			return p, nil
+		}
+	}
+	return nil, errNoPerson
+}
