@@ -116,7 +116,7 @@ func (p *Policies) Decide(r Request) Decision {
 
 // invariants are the rules out of reach of policy files. They are in the order in which a person should read of them.
 func invariants(r Request) (Decision, bool) {
-	card := func(code refusal.Code, why string, pairs ...string) (Decision, bool) {
+	refuse := func(code refusal.Code, why string, pairs ...string) (Decision, bool) {
 		return Decision{Refusal: refusal.New(code, pairs...), Invariant: why}, true
 	}
 	day := func(t time.Time) []string {
@@ -127,27 +127,27 @@ func invariants(r Request) (Decision, bool) {
 	}
 	switch {
 	case r.Now.IsZero() || (r.Action != Login && r.Action != Attach):
-		return card(refusal.OurFault, "the request has no time or no known action")
+		return refuse(refusal.OurFault, "the request has no time or no known action")
 	case r.Box.Revoked || r.Box.Serial == "":
-		return card(refusal.NotIntact, "the box is revoked or unknown")
+		return refuse(refusal.NotIntact, "the box is revoked or unknown")
 	case r.Box.Attested.IsZero():
-		return card(refusal.NotIntact, "the box has no attestation result")
+		return refuse(refusal.NotIntact, "the box has no attestation result")
 	case !r.Now.Before(r.Box.Attested):
-		return card(refusal.NotIntact, "the box's attestation result has expired")
+		return refuse(refusal.NotIntact, "the box's attestation result has expired")
 	case r.Card.State == CardRevoked:
-		return card(refusal.CardRevoked, "the card is revoked", day(r.Card.Changed)...)
+		return refuse(refusal.CardRevoked, "the card is revoked", day(r.Card.Changed)...)
 	case r.Person == nil || r.Person.ID.IsZero():
-		return card(refusal.CardForeign, "the person is unknown")
+		return refuse(refusal.CardForeign, "the person is unknown")
 	case r.Card.State == CardLocked:
-		return card(refusal.CardLocked, "the card is locked")
+		return refuse(refusal.CardLocked, "the card is locked")
 	case r.Card.State != CardValid:
-		return card(refusal.CardForeign, "the card is unknown")
+		return refuse(refusal.CardForeign, "the card is unknown")
 	case r.Card.Method == "":
-		return card(refusal.CardForeign, "the certificate names no method")
+		return refuse(refusal.CardForeign, "the certificate names no method")
 	case r.Card.NotAfter.IsZero() || r.Now.After(r.Card.NotAfter) || r.Now.Before(r.Card.NotBefore):
-		return card(refusal.CardEnded, "the certificate is outside its validity", day(r.Card.NotAfter)...)
+		return refuse(refusal.CardEnded, "the certificate is outside its validity", day(r.Card.NotAfter)...)
 	case r.Action == Attach && r.Bubble == nil:
-		return card(refusal.OurFault, "no bubble to attach")
+		return refuse(refusal.OurFault, "no bubble to attach")
 	}
 	return locks(r)
 }
@@ -186,7 +186,7 @@ func params(r Request) []string {
 		pairs = append(pairs, "countries", strings.Join(countries, ","), "here", r.Box.Country)
 	}
 	if end := earliest(r.Bubble.Closes, until(r.Membership)); !end.IsZero() && !r.Now.Before(end) {
-		pairs = append(pairs, "date", end.UTC().Format(time.DateOnly))
+		pairs = append(pairs, "date", end.Add(-time.Millisecond).UTC().Format(time.DateOnly)) // the last day that was allowed
 	}
 	return pairs
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"path"
 	"regexp"
 	"slices"
@@ -159,7 +158,7 @@ func end(t time.Time) cedar.Datetime {
 
 func begin(t time.Time) cedar.Datetime {
 	if t.IsZero() {
-		return cedar.NewDatetimeFromMillis(math.MinInt32) // before any clock of a house
+		return cedar.NewDatetimeFromMillis(0) // before any clock of a house
 	}
 	return cedar.NewDatetime(t)
 }
