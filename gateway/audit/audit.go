@@ -63,13 +63,18 @@ func Open(ctx context.Context, c Config) (*Log, error) {
 const batch = 256
 
 // Run seals each change as soon as it is committed, until ctx ends. A disk without room is not the end: it tries again
-// with the next change, and says so through failed, which may be nil.
+// with the next change, and says so through failed, which may be nil. Rows that no longer match the seals are the end.
 func (l *Log) Run(ctx context.Context, failed func(error)) error {
 	for _, err := range l.store.Watch(ctx, l.size()) {
 		if err != nil {
 			return fmt.Errorf("seal the audit log: %w", err)
 		}
-		if err := l.Seal(ctx); err != nil && ctx.Err() == nil && failed != nil {
+		err := l.Seal(ctx)
+		switch {
+		case err == nil || ctx.Err() != nil:
+		case errors.Is(err, ErrRolledBack) || errors.Is(err, merkle.ErrDamaged):
+			return err
+		case failed != nil:
 			failed(err)
 		}
 	}

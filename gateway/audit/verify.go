@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"sdbox/gateway/store"
@@ -82,7 +83,7 @@ func Verify(dir, verifier string, kept ...[]byte) (Report, error) {
 }
 
 // verifyRows reads the rows one after the other. A row that is not the one sealed at its place is judged with the help of
-// the row that follows: which of the two is sealed where tells deletion, insertion and exchange from alteration.
+// those that follow: which of them is sealed where tells deletion, insertion and exchange from alteration.
 func verifyRows(f io.Reader, sealed *merkle.Sealed) (Report, error) {
 	report := Report{Log: sealed.Origin, Root: sealed.Root}
 	lines := bufio.NewScanner(f)
@@ -111,36 +112,25 @@ func verifyRows(f io.Reader, sealed *merkle.Sealed) (Report, error) {
 	return report, nil
 }
 
+// judge names what happened at place n, where row stands and is not the row sealed there.
 func judge(sealed *merkle.Sealed, n int64, row exported, lines *bufio.Scanner) error {
-	at := func(i int64, r exported) bool {
-		return i < int64(len(sealed.Leaves)) && merkle.LeafHash([]byte(r.Leaf)) == sealed.Leaves[i]
+	place := slices.Index(sealed.Leaves, merkle.LeafHash([]byte(row.Leaf)))
+	later := false // the row sealed at n stands further on
+	for !later && lines.Scan() {
+		after, err := decode(lines.Bytes())
+		later = err == nil && merkle.LeafHash([]byte(after.Leaf)) == sealed.Leaves[n]
 	}
-	var after exported
-	more := lines.Scan()
-	if more {
-		var err error
-		if after, err = decode(lines.Bytes()); err != nil {
-			more = false
-		}
-	}
-	detail := fmt.Sprintf("it calls itself %d", number(row))
 	switch {
-	case at(n+1, row) && more && at(n, after):
-		return &BadRowError{n + 1, Swapped, "with the next"}
-	case at(n+1, row):
-		return &BadRowError{n + 1, Deleted, ""}
-	case more && at(n, after):
-		return &BadRowError{n + 1, Inserted, detail}
+	case place >= 0 && int64(place) < n:
+		return &BadRowError{n + 1, Inserted, fmt.Sprintf("a second row %d", place+1)}
+	case place >= 0 && later:
+		return &BadRowError{n + 1, Swapped, fmt.Sprintf("row %d stands here", place+1)}
+	case place >= 0:
+		return &BadRowError{n + 1, Deleted, fmt.Sprintf("row %d stands here", place+1)}
+	case later:
+		return &BadRowError{n + 1, Inserted, fmt.Sprintf("it calls itself %d", number(row))}
 	}
-	for i := range sealed.Leaves {
-		if at(int64(i), row) {
-			if more && at(n+1, after) {
-				return &BadRowError{n + 1, Swapped, fmt.Sprintf("row %d stands here", i+1)}
-			}
-			return &BadRowError{n + 1, Deleted, fmt.Sprintf("row %d stands here", i+1)}
-		}
-	}
-	return &BadRowError{n + 1, Altered, detail}
+	return &BadRowError{n + 1, Altered, fmt.Sprintf("it calls itself %d", number(row))}
 }
 
 func number(row exported) int64 {

@@ -343,3 +343,41 @@ func (t *Trust) chain(c *x509.Certificate, now time.Time, usage x509.ExtKeyUsage
 	}
 	return nil, false, fmt.Errorf("%w: the chain is not leaf, authority, root", ErrForeign)
 }
+
+// Check makes the check of p's kind on a certificate just issued and compares what it says with what was asked for.
+func Check(t *Trust, p Profile, der []byte, now time.Time) error {
+	same := false
+	var err error
+	switch p := p.(type) {
+	case Device:
+		var b Box
+		b, err = t.VerifyBox(der, now)
+		same = b.Serial == p.Serial && string(b.AKName) == string(p.AKName)
+	case CardAuth:
+		var c Person
+		c, err = t.VerifyPerson(der, now)
+		same = c.GUID == p.GUID && c.Method == p.Method && c.Subject == p.Name
+	case CardPresence:
+		var c Presence
+		c, err = t.VerifyPresence(der, now)
+		same = c.GUID == p.GUID
+	case Gateway:
+		var name string
+		name, err = t.VerifyGateway(der, now)
+		same = name == p.Name
+	case Bubble:
+		var name string
+		name, err = t.VerifyBubble(der, now)
+		same = name == p.Name
+	case Operator:
+		var name string
+		name, err = t.VerifyOperator(der, now)
+		same = name == p.Name
+	default:
+		err = fmt.Errorf("%T: %w", p, ErrProfile)
+	}
+	if err == nil && !same {
+		err = fmt.Errorf("certificate says other than asked for: %w", ErrProfile)
+	}
+	return err
+}
