@@ -1,0 +1,396 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package agent is the life of an SD-Box: it proves the machine, opens the tunnel, logs a person in with card and finger, and
+// shows the desktop of a bubble. state.go is the picture, a table; this file is the loop that performs it.
+//
+// One goroutine, the loop, owns the state, the screen, the keyboard and the visit. Everything slow (link, card, finger, stream
+// set-up) runs in goroutines of its own and tells the loop what happened.
+package agent
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"sdbox/agent/keys"
+	"sdbox/agent/kiosk"
+	"sdbox/agent/screen"
+	"sdbox/internal/card"
+	"sdbox/internal/card/pcsc"
+	"sdbox/internal/finger"
+	"sdbox/internal/refusal"
+	"sdbox/internal/stream"
+	"sdbox/internal/tpm"
+	"sdbox/internal/wire"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// Times of the loop (implementation).
+const (
+	quietAfter = 30 * time.Second // a black screen becomes "Ready" again
+	tickEvery  = time.Second      // the delay in the bar, the clock
+)
+
+// Config is an SD-Box: what it trusts and its hardware. Nothing in it is optional but Log.
+type Config struct {
+	Domain      string
+	Gateways    []string       // outer host:port of front doors, best first
+	GatewayName string         // DNS name in the gateway's certificate
+	Root        *x509.CertPool // whom the gateway's certificate must come from
+	Language    refusal.Lang   // until the gateway says the site's
+	Support     string         // whom to call, until the gateway says
+	Layout      string         // keyboard layout of this box, for the bubble: "fr", "us"
+	TPM         *tpm.TPM
+	Screen      screen.Screen
+	Keys        keys.Source
+	Cards       Cards
+	Finger      func(context.Context) (finger.Template, error)
+	Log         *slog.Logger
+}
+
+// Agent is one running SD-Box.
+type Agent struct {
+	cfg   Config
+	log   *slog.Logger
+	table map[State]map[Trigger]Row
+
+	links   chan linkEvent
+	holds   chan holdEvent
+	fingers chan fingerEvent
+	offers  chan offerEvent
+	inputs  chan keys.Raw
+	workers errgroup.Group
+
+	// owned by the loop
+	state  State
+	face   *face
+	keys   *keys.State
+	reader string  // the reader with a card in it, "" without
+	up     *uplink // nil without a line
+	media  *stream.Mux
+	visit  *visit          // nil without a card in
+	said   refusal.Refusal // the last refusal, what the screen says in Stopped and Closed
+	reason string          // the operator's own words beside it
+	quiet  *time.Timer
+}
+
+// New makes an agent; Run makes it live.
+func New(cfg Config) (*Agent, error) {
+	if len(cfg.Gateways) == 0 {
+		return nil, errors.New("agent: no gateway is configured")
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	face, err := newFace(cfg.Screen, cfg.Language, cfg.Support)
+	if err != nil {
+		return nil, fmt.Errorf("agent: %w", err)
+	}
+	bounds := cfg.Screen.Image().Bounds()
+	a := &Agent{
+		cfg: cfg, log: cfg.Log.With("room", "agent"), table: map[State]map[Trigger]Row{},
+		links: make(chan linkEvent), holds: make(chan holdEvent), fingers: make(chan fingerEvent), offers: make(chan offerEvent),
+		inputs: make(chan keys.Raw, 64), face: face, keys: keys.NewState(bounds.Dx(), bounds.Dy()), quiet: time.NewTimer(quietAfter),
+	}
+	for _, r := range Table() {
+		if a.table[r.From] == nil {
+			a.table[r.From] = map[Trigger]Row{}
+		}
+		a.table[r.From][r.On] = r
+	}
+	return a, nil
+}
+
+// Run lives until ctx ends. It returns when everything it started has ended; the screen is black then.
+func (a *Agent) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	link, err := newLink(a.cfg, a.links)
+	if err != nil {
+		return fmt.Errorf("agent: %w", err)
+	}
+	var sources errgroup.Group
+	sources.Go(func() error { return link.run(ctx) })
+	sources.Go(func() error { return a.cfg.Keys.Run(ctx, a.inputs) })
+	err = a.loop(ctx)
+	cancel()
+	a.leave()
+	return errors.Join(err, sources.Wait(), a.workers.Wait(), a.cfg.Screen.Close())
+}
+
+// loop is the one place where anything changes.
+func (a *Agent) loop(ctx context.Context) error {
+	tick := time.NewTicker(tickEvery)
+	defer tick.Stop()
+	if err := a.face.show(kiosk.Boot{}); err != nil {
+		return err
+	}
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return nil
+		case e := <-a.cfg.Cards.Events(): // first among equals: a card that leaves blackens the screen
+			err = a.onCard(e)
+		case e := <-a.links:
+			err = a.onLink(ctx, e)
+		case e := <-a.holds:
+			err = a.onHold(e)
+		case e := <-a.fingers:
+			err = a.onFinger(e)
+		case e := <-a.offers:
+			err = a.onOffer(e)
+		case f := <-a.frames():
+			err = a.onFrame(f)
+		case r := <-a.inputs:
+			err = a.onInput(r)
+		case <-a.quiet.C:
+			err = a.fire(Quiet)
+		case <-a.presenceDue():
+			err = a.renewGrant()
+		case now := <-tick.C:
+			err = a.face.tick(now, a.delay())
+		}
+		if err != nil {
+			return fmt.Errorf("agent: %s: %w", a.state, err)
+		}
+	}
+}
+
+// fire looks the trigger up in the table and performs its row. A trigger that came too late changes nothing.
+func (a *Agent) fire(t Trigger) error {
+	row, found := a.table[a.state][t]
+	if !found {
+		a.log.Debug("too late", "state", a.state, "trigger", t)
+		return nil
+	}
+	if row.From != row.To {
+		a.log.Info("state", "from", row.From, "on", t, "to", row.To)
+	}
+	a.state = row.To
+	if err := a.perform(row.do); err != nil {
+		return err
+	}
+	if row.To == Ready && a.reader != "" { // the card was there before the line
+		return a.fire(CardPresent)
+	}
+	return nil
+}
+
+func (a *Agent) perform(e effect) error {
+	switch e {
+	case showBoot:
+		return a.face.show(kiosk.Boot{Refusal: &a.said})
+	case showClosed, stop:
+		return a.sayWhy()
+	case showReady:
+		a.face.forget()
+		return a.face.show(kiosk.Ready{})
+	case readCard:
+		return a.readCard()
+	case sendCard:
+		return a.sendCard()
+	case askFinger:
+		return a.askFinger()
+	case verify:
+		return a.verify()
+	case askAgain:
+		return a.askAgain()
+	case sendLogin:
+		return a.send(a.visit.login)
+	case showList:
+		return a.showList(nil)
+	case attach:
+		return a.attach()
+	case showDesk:
+		return nil // the frame that fired Shown is on the screen already
+	case backToList:
+		return a.backToList()
+	case refuseOpen:
+		a.visit.current = ""
+		return a.showList(&a.said)
+	case leave:
+		return a.cardOut()
+	case forget:
+		a.leave()
+		if a.up == nil {
+			return a.face.show(kiosk.Boot{Refusal: &a.said})
+		}
+		return a.face.show(kiosk.Ready{})
+	case cover:
+		return a.lineLost()
+	}
+	return nil
+}
+
+// sayWhy covers whatever is shown with a refusal or an ending, and forgets the person. A stopped session says who ended it.
+func (a *Agent) sayWhy() error {
+	language := a.face.around.Language // still the person's
+	if err := a.face.dark(); err != nil {
+		return err
+	}
+	a.leave()
+	a.face.around.Language = language
+	if a.reason != "" {
+		return a.face.show(kiosk.Ended{Refusal: a.said, Reason: a.reason})
+	}
+	return a.face.show(kiosk.Message{Refusal: a.said})
+}
+
+// send writes to the line. A line that cannot be written to is found out by its reader, who tells the loop; nothing is lost here
+// that the gateway would not ask for again.
+func (a *Agent) send(m wire.Message) error {
+	if a.up == nil {
+		return nil
+	}
+	if err := a.up.line.Write(m); err != nil {
+		a.log.Warn("line write", "err", err)
+		_ = a.up.line.Close() // wakes the reader; the error is told already
+	}
+	return nil
+}
+
+func (a *Agent) delay() time.Duration {
+	if a.visit == nil || a.visit.media == nil {
+		return 0
+	}
+	return a.visit.media.Delay()
+}
+
+// onCard takes a card's coming and going. Going is answered before anything else: the screen is black when this returns.
+func (a *Agent) onCard(e pcsc.Event) error {
+	switch {
+	case e.Present && a.reader == "":
+		a.reader = e.Reader
+		return a.fire(CardPresent)
+	case e.Present && a.reader == e.Reader: // another card between two looks: the first one left
+		if err := a.fire(CardGone); err != nil {
+			return err
+		}
+		return a.fire(CardPresent)
+	case !e.Present && a.reader == e.Reader:
+		a.reader = ""
+		return a.fire(CardGone)
+	}
+	return nil
+}
+
+func (a *Agent) onLink(ctx context.Context, e linkEvent) error {
+	switch {
+	case e.up != nil:
+		a.up = e.up
+		a.face.greet(e.up.hello)
+		media, err := e.up.tunnel.ListenUDP(mediaPort)
+		if err != nil {
+			return fmt.Errorf("media socket: %w", err)
+		}
+		if a.media, err = stream.NewMux(media); err != nil {
+			return err
+		}
+		return a.fire(LineUp)
+	case e.renewed != nil:
+		if a.up != nil {
+			a.up.facts = *e.renewed
+		}
+		return nil
+	case e.message != nil:
+		return a.onMessage(ctx, e.message)
+	}
+	if a.media != nil {
+		_ = a.media.Close() // its tunnel is gone
+	}
+	a.up, a.media = nil, nil
+	a.said, a.reason = boxRefusal(e), ""
+	if e.refused != nil {
+		return a.fire(BoxRefused)
+	}
+	return a.fire(LineLost)
+}
+
+// onMessage takes what the gateway says. Messages about a session that is not ours came too late.
+func (a *Agent) onMessage(ctx context.Context, m wire.Message) error {
+	v := a.visit
+	if ended, is := m.(*wire.Ended); is && v == nil && ended.Session.IsZero() {
+		a.said, a.reason = ended.Refusal, ended.Reason
+		return nil // the line closes next and says so
+	}
+	if v == nil {
+		return nil
+	}
+	switch m := m.(type) {
+	case *wire.Nonce:
+		v.takeNonce(m.Nonce)
+	case *wire.Person:
+		v.person, v.nonce = m, m.Nonce
+		a.face.speak(m)
+		return a.fire(Known)
+	case *wire.Answer:
+		return a.onAnswer(m)
+	case *wire.Bubbles:
+		v.takeBubbles(m)
+		if a.state == List {
+			return a.showList(nil)
+		}
+		return a.fire(Granted)
+	case *wire.Grant:
+		v.takeGrant(m)
+	case *wire.Attached:
+		// the first frame of the stream says the same; nothing is shown before it
+	case *wire.Notice:
+		a.log.Info("notice from the centre", "text", m.Text)
+	case *wire.Refused:
+		a.said, a.reason = m.Refusal, ""
+		return a.fire(Refusal)
+	case *wire.Ended:
+		if m.Session == v.session() || m.Session.IsZero() {
+			a.said, a.reason = m.Refusal, m.Reason
+			return a.fire(Ended)
+		}
+	}
+	return ctx.Err()
+}
+
+func (a *Agent) onHold(e holdEvent) error {
+	if a.visit == nil || e.hold != a.visit.hold {
+		return nil
+	}
+	switch {
+	case e.err != nil:
+		return a.cardFailed(e.err)
+	case e.read != nil:
+		a.visit.read = e.read
+		return a.fire(CardRead)
+	case e.login != nil:
+		a.visit.login = e.login
+		return a.fire(Signed)
+	case e.proof != nil:
+		return a.send(e.proof)
+	}
+	return nil
+}
+
+// cardFailed turns what the card said into what the person reads. The gateway is told the same code and suffix.
+func (a *Agent) cardFailed(err error) error {
+	a.log.Info("card", "err", err)
+	var wrong *card.PINError
+	trigger := CardBad
+	switch {
+	case errors.Is(err, card.ErrRemoved):
+		return nil // the watcher says so next, and only it moves the state
+	case errors.As(err, &wrong) && wrong.Left > 0:
+		a.said, trigger = refusal.New("C03", "left", fmt.Sprint(wrong.Left)), WrongFinger
+	case errors.As(err, &wrong), errors.Is(err, card.ErrBlocked):
+		a.said, trigger = refusal.New("C05"), CardBlocked
+	default:
+		a.said = refusal.New("C01")
+	}
+	a.reason = ""
+	if err := a.send(&wire.Event{Session: a.visit.session(), Refusal: a.said}); err != nil {
+		return err
+	}
+	return a.fire(trigger)
+}

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"fmt"
+	"image"
+	"time"
+
+	"sdbox/agent/kiosk"
+	"sdbox/agent/screen"
+	"sdbox/agent/viewer"
+	"sdbox/internal/refusal"
+	"sdbox/internal/wire"
+)
+
+// face is everything a person sees: the kiosk's views and the bubble's picture on one screen. It belongs to the loop.
+type face struct {
+	screen screen.Screen
+	kiosk  *kiosk.Kiosk
+	viewer *viewer.Viewer
+	around kiosk.Around
+	site   refusal.Lang // the language while no person is known
+	view   kiosk.View   // nil while the picture is shown
+	bar    kiosk.Bar
+}
+
+func newFace(s screen.Screen, language refusal.Lang, support string) (*face, error) {
+	k, err := kiosk.New()
+	if err != nil {
+		return nil, err
+	}
+	f := &face{screen: s, kiosk: k, site: language, around: kiosk.Around{Language: language, Support: support, Now: time.Now()}}
+	f.viewer = viewer.New(s, func(dst *screen.Image, r image.Rectangle) []image.Rectangle {
+		return f.kiosk.Bar(dst, r, f.bar, f.around)
+	})
+	return f, nil
+}
+
+// show draws a view in place of whatever is on the screen.
+func (f *face) show(v kiosk.View) error {
+	f.view = v
+	if err := f.screen.Flush(f.kiosk.Draw(f.screen.Image(), v, f.around)...); err != nil {
+		return fmt.Errorf("show %T: %w", v, err)
+	}
+	return nil
+}
+
+// greet takes what the gateway says of the site.
+func (f *face) greet(h *wire.Hello) {
+	if h.Language == refusal.French || h.Language == refusal.English {
+		f.site, f.around.Language = h.Language, h.Language
+	}
+	if h.Support != "" {
+		f.around.Support = h.Support
+	}
+	f.around.Box = h.Box
+}
+
+// speak takes the person's own language.
+func (f *face) speak(p *wire.Person) {
+	if p.Language == refusal.French || p.Language == refusal.English {
+		f.around.Language = p.Language
+	}
+}
+
+// dark turns the screen black and wipes the picture, before anything else is done or drawn.
+func (f *face) dark() error {
+	f.view = nil
+	return f.viewer.Close()
+}
+
+// forget drops the person's language and whatever was shown of her.
+func (f *face) forget() {
+	f.around.Language, f.bar = f.site, kiosk.Bar{}
+}
+
+// open makes ready for a bubble's stream: black first, then the words that it opens.
+func (f *face) open(stream uint16, b wire.Bubble, person string) error {
+	if err := f.viewer.Open(stream, b.Colour); err != nil {
+		return err
+	}
+	f.bar = kiosk.Bar{Title: b.Title, Person: person, Colour: b.Colour, Delay: f.bar.Delay}
+	return f.show(kiosk.Opening{Title: b.Title, Colour: b.Colour})
+}
+
+// frame gives the viewer one frame; from the first shown on, the picture has the screen.
+func (f *face) frame(data []byte) (viewer.Result, error) {
+	r, err := f.viewer.Frame(data)
+	if err == nil && r.Shown {
+		f.view = nil
+	}
+	return r, err
+}
+
+// pointer moves the mouse pointer.
+func (f *face) pointer(x, y int) error {
+	f.around.Pointer = &image.Point{X: x, Y: y}
+	if f.view != nil {
+		return f.show(f.view)
+	}
+	return f.viewer.Pointer(x, y)
+}
+
+// tick turns the clock, and the delay in the bar when it changed by a millisecond.
+func (f *face) tick(now time.Time, delay time.Duration) error {
+	f.around.Now = now
+	if f.view != nil {
+		return f.show(f.view)
+	}
+	if d := delay.Round(time.Millisecond); d != f.bar.Delay {
+		f.bar.Delay = d
+		return f.viewer.Bar()
+	}
+	return nil
+}
+
+// area is where a bubble's picture lies.
+func (f *face) area() image.Rectangle {
+	b := f.screen.Image().Bounds()
+	return viewer.Area(b.Dx(), b.Dy())
+}

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/x509"
+	"errors"
+	"fmt"
+
+	"sdbox/internal/card"
+	"sdbox/internal/card/pcsc"
+	"sdbox/internal/finger"
+	"sdbox/internal/wire"
+)
+
+// Cards is where cards come from. *pcsc.Watcher is the one of the shipped agent.
+type Cards interface {
+	Events() <-chan pcsc.Event
+	Connect(reader string) (*pcsc.Conn, error)
+}
+
+// holdEvent is what a hold tells the loop. The loop drops those of a hold that is no longer its own.
+type holdEvent struct {
+	hold  *hold
+	err   error // with the kind of step that failed
+	read  *cardRead
+	login *wire.Login
+	proof *wire.Presence
+}
+
+type cardRead struct {
+	certificate *x509.Certificate
+	nonce       []byte
+	presence    []byte
+}
+
+// errReading is wrapped by everything that goes wrong before the card is known.
+var errReading = errors.New("read card")
+
+// hold keeps one card, from the moment it is in until it is out. One goroutine speaks to the card: steps run in the order they
+// are asked for. The pipeline from SELECT to the login signature is one transaction, so that no other program can slip in.
+type hold struct {
+	reader string
+	cards  Cards
+	events chan<- holdEvent
+	nonce  chan []byte // capacity 1: for the presence signature at card-in
+	steps  chan func() // closed by release
+	gone   chan struct{}
+	done   chan struct{}
+
+	conn *pcsc.Conn // owned by run from here on
+	card *card.Card
+	pub  *ecdsa.PublicKey // of 9A
+}
+
+func newHold(cards Cards, reader string, tunnelKey wire.Key, events chan<- holdEvent) *hold {
+	h := &hold{reader: reader, cards: cards, events: events, nonce: make(chan []byte, 1), steps: make(chan func(), 4), gone: make(chan struct{}), done: make(chan struct{})}
+	go h.run(tunnelKey)
+	return h
+}
+
+// release lets go of the card and waits until nothing of it is in use. It is called once, by the loop.
+func (h *hold) release() {
+	close(h.gone)
+	close(h.steps)
+	<-h.done
+}
+
+func (h *hold) run(tunnelKey wire.Key) {
+	defer close(h.done)
+	read, err := h.open(tunnelKey)
+	if err != nil {
+		h.tell(holdEvent{err: fmt.Errorf("%w: %w", errReading, err)})
+	} else {
+		h.tell(holdEvent{read: read})
+	}
+	for step := range h.steps {
+		select {
+		case <-h.gone: // the card is out: nothing is asked of it any more
+		default:
+			step()
+		}
+	}
+	if h.conn != nil {
+		_ = h.conn.Close() // resets the card where it is still there; where it is gone there is nobody to tell
+	}
+}
+
+func (h *hold) tell(e holdEvent) {
+	e.hold = h
+	select {
+	case h.events <- e:
+	case <-h.gone:
+	}
+}
+
+// open reads what a login needs before the finger: SELECT, the certificate of 9A, one signature of 9E.
+func (h *hold) open(tunnelKey wire.Key) (*cardRead, error) {
+	conn, err := h.cards.Connect(h.reader)
+	if err != nil {
+		return nil, err
+	}
+	h.conn = conn
+	if h.card, err = card.Select(conn, conn.Limits()); err != nil {
+		return nil, err
+	}
+	der, err := h.card.Certificate(card.Slot9A)
+	if err != nil {
+		return nil, err
+	}
+	certificate, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("certificate of 9a: %w", err)
+	}
+	pub, ok := certificate.PublicKey.(*ecdsa.PublicKey)
+	if !ok {
+		return nil, fmt.Errorf("certificate of 9a: want a P-256 key, have %T", certificate.PublicKey)
+	}
+	h.pub = pub
+	var nonce []byte
+	select {
+	case nonce = <-h.nonce:
+	case <-h.gone:
+		return nil, card.ErrRemoved
+	}
+	presence, err := h.present(nonce, nil, tunnelKey)
+	if err != nil {
+		return nil, err
+	}
+	return &cardRead{certificate: certificate, nonce: nonce, presence: presence}, nil
+}
+
+// present signs that the card is here, with key 9E, which asks for no finger.
+func (h *hold) present(nonce, session []byte, tunnelKey wire.Key) ([]byte, error) {
+	digest, err := wire.Digest(wire.PresenceStatement{Context: wire.PresenceContext, Nonce: nonce, Session: session, TunnelKey: tunnelKey})
+	if err != nil {
+		return nil, err
+	}
+	// The gateway checks with the key of its own register: the box holds none to check with.
+	return h.card.Signer(card.Slot9E, nil).Sign(rand.Reader, digest[:], crypto.SHA256)
+}
+
+// login asks the card to compare a finger and, when it matches, to sign the transcript: exactly two commands.
+func (h *hold) login(template finger.Template, transcript wire.Transcript) {
+	h.steps <- func() {
+		login, err := h.verifyAndSign(template, transcript)
+		template.Wipe()
+		h.tell(holdEvent{login: login, err: err})
+	}
+}
+
+func (h *hold) verifyAndSign(template finger.Template, transcript wire.Transcript) (*wire.Login, error) {
+	digest, err := wire.Digest(transcript)
+	if err != nil {
+		return nil, err
+	}
+	minutiae := template.Encode()
+	defer clear(minutiae)
+	if err := h.card.VerifyFinger(card.RefFinger, minutiae); err != nil {
+		return nil, fmt.Errorf("verify finger: %w", err)
+	}
+	signature, err := h.card.Signer(card.Slot9A, h.pub).Sign(rand.Reader, digest[:], crypto.SHA256)
+	if err != nil {
+		return nil, fmt.Errorf("sign login: %w", err)
+	}
+	return &wire.Login{Nonce: transcript.Nonce, Signature: signature}, nil
+}
+
+// prove renews a grant: the same card is still in this box.
+func (h *hold) prove(p wire.Presence, tunnelKey wire.Key) {
+	h.steps <- func() {
+		signature, err := h.present(p.Nonce, p.Session[:], tunnelKey)
+		p.Signature = signature
+		h.tell(holdEvent{proof: &p, err: err})
+	}
+}

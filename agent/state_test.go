@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"flag"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+var update = flag.Bool("update", false, "write the generated picture into agent/STATES.md")
+
+func rows(t *testing.T) map[State]map[Trigger]Row {
+	t.Helper()
+	out := map[State]map[Trigger]Row{}
+	for _, r := range Table() {
+		if out[r.From] == nil {
+			out[r.From] = map[Trigger]Row{}
+		}
+		_, twice := out[r.From][r.On]
+		require.False(t, twice, "%s on %s stands twice", r.From, r.On)
+		out[r.From][r.On] = r
+	}
+	return out
+}
+
+func TestEveryStateIsReachedAndLeft(t *testing.T) {
+	table := rows(t)
+	seen := map[State]bool{}
+	todo := []State{Connecting}
+	for len(todo) > 0 {
+		s := todo[0]
+		todo = todo[1:]
+		if seen[s] {
+			continue
+		}
+		seen[s] = true
+		require.NotEmpty(t, table[s], "%s has no way out", s)
+		for _, r := range table[s] {
+			todo = append(todo, r.To)
+		}
+	}
+	for s := range numStates {
+		require.True(t, seen[s], "%s is never reached", s)
+	}
+}
+
+func TestCardThatLeavesAlwaysEndsTheVisit(t *testing.T) {
+	table := rows(t)
+	for _, s := range []State{Reading, Finger, Verifying, List, Opening, Desktop, Stopped, Lost} {
+		r, found := table[s][CardGone]
+		require.True(t, found, "%s ignores a card that leaves", s)
+		require.Contains(t, []State{Ready, Out, Connecting}, r.To)
+	}
+	for _, s := range []State{List, Opening, Desktop} {
+		require.Equal(t, leave, table[s][CardGone].do, "%s must blacken the screen first", s)
+	}
+}
+
+func TestLostLineIsNoticedInEveryState(t *testing.T) {
+	table := rows(t)
+	for s := range numStates {
+		if s == Lost {
+			continue
+		}
+		_, found := table[s][LineLost]
+		require.True(t, found, "%s ignores a lost line", s)
+	}
+}
+
+func TestNoPictureWithoutAFinger(t *testing.T) {
+	for _, r := range Table() {
+		if r.To == Opening {
+			require.Contains(t, []State{List, Opening, Desktop}, r.From)
+		}
+		if r.To == Desktop {
+			require.Equal(t, Opening, r.From)
+		}
+		if r.To == List {
+			require.Contains(t, []State{Verifying, List, Opening, Desktop}, r.From)
+			require.True(t, r.From != Verifying || r.On == Granted)
+		}
+	}
+}
+
+func TestPictureIsTheTables(t *testing.T) {
+	want := "# States of an SD-Box\n\nGenerated from `state.go`; written as: trigger / effect.\n\n```mermaid\n" + Picture() + "```\n"
+	if *update {
+		require.NoError(t, os.WriteFile("STATES.md", []byte(want), 0o644))
+	}
+	have, err := os.ReadFile("STATES.md")
+	require.NoError(t, err, "go test ./agent -update writes it")
+	require.Equal(t, want, strings.ReplaceAll(string(have), "\r\n", "\n"))
+}

@@ -1,0 +1,497 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"sdbox/agent/keys"
+	"sdbox/agent/kiosk"
+	"sdbox/agent/viewer"
+	"sdbox/internal/finger"
+	"sdbox/internal/ident"
+	"sdbox/internal/refusal"
+	"sdbox/internal/stream"
+	"sdbox/internal/wire"
+)
+
+// mediaPort is the box's own UDP port in the tunnel.
+const mediaPort = 7001
+
+// visit is one card in one box, from its coming to its going: everything of a person that this box knows. It belongs to the loop;
+// leave forgets it whole.
+type visit struct {
+	hold   *hold
+	ctx    context.Context
+	cancel context.CancelFunc // ends the finger's wait and the stream's set-up
+
+	read   *cardRead
+	person *wire.Person
+	nonce  []byte // for the login; the newest
+	login  *wire.Login
+
+	placed       finger.Template // waits for the stream's fingerprint
+	media        *stream.Box     // nil until offered
+	boxStream    []byte          // fingerprints of both ends
+	centreStream []byte
+
+	bubbles  []wire.Bubble
+	selected int
+	current  string // the bubble that is open or being opened, "" in the list
+	stream   uint16 // of the last Attach
+
+	grant   *wire.Grant
+	present *time.Timer // when the card must prove again that it is there
+}
+
+type fingerEvent struct {
+	visit    *visit
+	template finger.Template
+	err      error
+}
+
+type offerEvent struct {
+	visit       *visit
+	media       *stream.Box
+	sdp         string
+	fingerprint []byte
+	err         error
+}
+
+func (v *visit) session() ident.ID {
+	if v.person == nil {
+		return ident.ID{}
+	}
+	return v.person.Session
+}
+
+func (v *visit) takeNonce(nonce []byte) {
+	if v.read != nil {
+		v.nonce = nonce
+		return
+	}
+	select {
+	case v.hold.nonce <- nonce:
+	default: // one is enough; a second was not asked for
+	}
+}
+
+// takeBubbles keeps the selection on the bubble it was on.
+func (v *visit) takeBubbles(m *wire.Bubbles) {
+	var name string
+	if v.selected < len(v.bubbles) {
+		name = v.bubbles[v.selected].Name
+	}
+	v.bubbles = m.List
+	v.selected = max(0, slices.IndexFunc(v.bubbles, func(b wire.Bubble) bool { return b.Name == name }))
+	if name == "" {
+		v.selected = max(0, slices.IndexFunc(v.bubbles, func(b wire.Bubble) bool { return b.State != wire.Refuses }))
+	}
+	v.takeGrant(&m.Grant)
+}
+
+// takeGrant sets the next proof of presence to two thirds of the grant's life.
+func (v *visit) takeGrant(g *wire.Grant) {
+	v.grant = g
+	wait := time.Duration(g.LifeMS) * time.Millisecond * 2 / 3
+	if v.present == nil {
+		v.present = time.NewTimer(wait)
+		return
+	}
+	v.present.Reset(wait)
+}
+
+// neighbour is the next bubble that may be opened, step +1 or -1 away from the current one.
+func (v *visit) neighbour(step int) (wire.Bubble, bool) {
+	at := slices.IndexFunc(v.bubbles, func(b wire.Bubble) bool { return b.Name == v.current })
+	for i := 1; at >= 0 && i < len(v.bubbles); i++ {
+		n := len(v.bubbles)
+		if b := v.bubbles[((at+step*i)%n+n)%n]; b.State != wire.Refuses {
+			return b, true
+		}
+	}
+	return wire.Bubble{}, false
+}
+
+// readCard begins a visit: the card is read while the gateway draws a nonce.
+func (a *Agent) readCard() error {
+	a.leave()
+	ctx, cancel := context.WithCancel(context.Background())
+	a.visit = &visit{ctx: ctx, cancel: cancel, hold: newHold(a.cfg.Cards, a.reader, a.up.facts.boxTunnelKey, a.holds)}
+	if err := a.send(&wire.NonceRequest{}); err != nil {
+		return err
+	}
+	return a.face.show(kiosk.ReadingCard{})
+}
+
+func (a *Agent) sendCard() error {
+	r := a.visit.read
+	return a.send(&wire.CardIn{Certificate: r.certificate.Raw, Nonce: r.nonce, Presence: r.presence})
+}
+
+// askFinger waits for a finger and, behind it, sets up the session's one stream, so that neither login nor switch pays for it.
+func (a *Agent) askFinger() error {
+	v, media := a.visit, a.media
+	a.workers.Go(func() error {
+		e := offerEvent{visit: v}
+		certificate, err := stream.NewCertificate()
+		if err == nil {
+			e.fingerprint = certificate.Fingerprint[:]
+			e.media, e.sdp, err = media.Offer(v.ctx, certificate)
+		}
+		e.err = err
+		select {
+		case a.offers <- e:
+		case <-v.ctx.Done():
+			if e.media != nil {
+				return e.media.Close()
+			}
+		}
+		return nil
+	})
+	a.waitForFinger()
+	return a.face.show(kiosk.Finger{Name: v.person.Name})
+}
+
+func (a *Agent) waitForFinger() {
+	v := a.visit
+	a.workers.Go(func() error {
+		template, err := a.cfg.Finger(v.ctx)
+		select {
+		case a.fingers <- fingerEvent{visit: v, template: template, err: err}:
+		case <-v.ctx.Done():
+			template.Wipe()
+		}
+		return nil
+	})
+}
+
+func (a *Agent) onOffer(e offerEvent) error {
+	v := a.visit
+	if e.visit != v {
+		if e.media != nil {
+			_ = e.media.Close()
+		}
+		return nil
+	}
+	if e.err != nil {
+		return fmt.Errorf("stream: %w", e.err)
+	}
+	v.media, v.boxStream = e.media, e.fingerprint
+	return a.send(&wire.Offer{SDP: e.sdp, Fingerprint: e.fingerprint})
+}
+
+func (a *Agent) onAnswer(m *wire.Answer) error {
+	v := a.visit
+	if v.media == nil || v.centreStream != nil {
+		return nil
+	}
+	if err := v.media.Accept(m.SDP, m.Fingerprint); err != nil {
+		return a.broken(fmt.Errorf("stream answer: %w", err))
+	}
+	v.centreStream = m.Fingerprint
+	if a.state == Verifying && v.placed != nil {
+		return a.verify()
+	}
+	return nil
+}
+
+// broken gives up a line whose other end speaks against the grammar; the link comes up anew.
+func (a *Agent) broken(err error) error {
+	a.log.Warn("line given up", "err", err)
+	if a.up != nil {
+		_ = a.up.line.Close()
+	}
+	return nil
+}
+
+func (a *Agent) onFinger(e fingerEvent) error {
+	if e.visit != a.visit {
+		e.template.Wipe()
+		return nil
+	}
+	if e.err != nil {
+		if errors.Is(e.err, context.Canceled) {
+			return nil
+		}
+		a.log.Warn("finger sensor", "err", e.err)
+		a.waitForFinger()
+		return nil
+	}
+	a.visit.placed = e.template
+	return a.fire(Placed)
+}
+
+// verify hands finger and transcript to the card. The stream's fingerprints are part of the transcript: a finger that is faster
+// than the stream's set-up waits for it.
+func (a *Agent) verify() error {
+	v := a.visit
+	if v.centreStream != nil {
+		template := v.placed
+		v.placed = nil
+		f := a.up.facts
+		v.hold.login(template, wire.Transcript{
+			Context: wire.LoginContext, Nonce: v.nonce,
+			GatewayCertificate: f.gatewayCertificate, GatewayTunnelKey: f.gatewayTunnelKey, GatewayStream: v.centreStream,
+			Result: f.result, DeviceCertificate: f.deviceCertificate, BoxTunnelKey: f.boxTunnelKey, BoxStream: v.boxStream,
+			PersonCertificate: sum(v.read.certificate.Raw),
+		})
+	}
+	return a.face.show(kiosk.Verifying{Name: v.person.Name})
+}
+
+func (a *Agent) askAgain() error {
+	a.waitForFinger()
+	return a.face.show(kiosk.Finger{Name: a.visit.person.Name, Refusal: &a.said})
+}
+
+// open asks for a bubble by its place in the list.
+func (a *Agent) open(name string) error {
+	v := a.visit
+	i := slices.IndexFunc(v.bubbles, func(b wire.Bubble) bool { return b.Name == name })
+	if i < 0 {
+		return nil
+	}
+	v.selected = i
+	if r := v.bubbles[i].Refusal; v.bubbles[i].State == wire.Refuses && r != nil {
+		a.said, a.reason = *r, ""
+		return a.showList(r)
+	}
+	v.current = name
+	return a.fire(Picked)
+}
+
+// attach wipes the old picture, then asks for the new one; frames of any stream but the new one are dropped from here on.
+func (a *Agent) attach() error {
+	v := a.visit
+	if err := a.releaseKeys(); err != nil {
+		return err
+	}
+	v.stream++
+	b := v.bubbles[v.selected]
+	if err := a.face.open(v.stream, b, v.person.Name); err != nil {
+		return err
+	}
+	area := a.face.area()
+	return a.send(&wire.Attach{
+		Session: v.session(), Bubble: b.Name, Stream: v.stream,
+		Width: uint16(area.Dx()), Height: uint16(area.Dy()), Layout: a.cfg.Layout,
+	})
+}
+
+func (a *Agent) backToList() error {
+	v := a.visit
+	if err := a.releaseKeys(); err != nil {
+		return err
+	}
+	v.stream++ // whatever is still under way is of no stream now
+	v.current = ""
+	if err := a.face.dark(); err != nil {
+		return err
+	}
+	if err := a.send(&wire.Detach{Session: v.session(), Why: wire.Menu}); err != nil {
+		return err
+	}
+	return a.showList(nil)
+}
+
+// cardOut blackens the screen before it does anything else.
+func (a *Agent) cardOut() error {
+	language := a.face.around.Language // the last words are still hers
+	if err := a.face.dark(); err != nil {
+		return err
+	}
+	if v := a.visit; v != nil {
+		if err := a.send(&wire.Detach{Session: v.session(), Why: wire.CardOut}); err != nil {
+			return err
+		}
+	}
+	a.leave()
+	a.quiet.Reset(quietAfter)
+	if a.up == nil {
+		return a.face.show(kiosk.Boot{Refusal: &a.said})
+	}
+	a.face.around.Language = language
+	return a.face.show(kiosk.CardOut{})
+}
+
+// leave forgets the person: keys up, stream closed, card let go, everything the visit held dropped.
+func (a *Agent) leave() {
+	v := a.visit
+	if v == nil {
+		return
+	}
+	if v.session() != (ident.ID{}) && a.state != Out && a.up != nil {
+		_ = a.send(&wire.Detach{Session: v.session(), Why: wire.CardOut})
+	}
+	_ = a.releaseKeys()
+	v.cancel()
+	v.placed.Wipe()
+	if v.media != nil {
+		_ = v.media.Close()
+	}
+	if v.present != nil {
+		v.present.Stop()
+	}
+	v.hold.release()
+	a.visit = nil
+	a.face.forget()
+}
+
+func (a *Agent) presenceDue() <-chan time.Time {
+	if a.visit == nil || a.visit.present == nil {
+		return nil
+	}
+	return a.visit.present.C
+}
+
+func (a *Agent) renewGrant() error {
+	v := a.visit
+	v.hold.prove(wire.Presence{Session: v.session(), Nonce: v.grant.Nonce}, a.up.facts.boxTunnelKey)
+	return nil
+}
+
+func (a *Agent) frames() <-chan stream.Frame {
+	if a.visit == nil || a.visit.media == nil {
+		return nil
+	}
+	return a.visit.media.Frames()
+}
+
+// onFrame shows a frame of the stream asked for last, and acknowledges every one, so that the gateway knows the pace.
+func (a *Agent) onFrame(f stream.Frame) error {
+	v := a.visit
+	if f.Gap {
+		v.media.WantRefresh()
+		return nil
+	}
+	r, err := a.face.frame(f.Data)
+	if err != nil {
+		return err
+	}
+	if r.Refresh {
+		v.media.WantRefresh()
+	}
+	if r.Decoded {
+		v.media.Ack(r.N)
+	}
+	if r.Shown {
+		return a.fire(Shown)
+	}
+	return nil
+}
+
+func (a *Agent) releaseKeys() error {
+	for _, e := range a.keys.Release() {
+		if err := a.forward(e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// onInput turns raw input into what it means where the box is now: keys of a desktop, or a choice on the box's own screens.
+func (a *Agent) onInput(r keys.Raw) error {
+	e, ok := a.keys.Take(r)
+	if !ok {
+		return nil
+	}
+	switch e.Kind {
+	case keys.LostEvent:
+		return a.releaseKeys()
+	case keys.PointerEvent:
+		if err := a.face.pointer(e.X, e.Y); err != nil {
+			return err
+		}
+	case keys.ChordEvent:
+		return a.onChord(e.Chord)
+	}
+	switch a.state {
+	case Desktop:
+		return a.forward(e)
+	case List:
+		return a.onChoice(e)
+	}
+	return nil
+}
+
+func (a *Agent) onChord(c keys.Chord) error {
+	if a.visit == nil || a.visit.current == "" {
+		return nil
+	}
+	step := 1
+	switch c {
+	case keys.BackToList:
+		return a.fire(Back)
+	case keys.PreviousBubble:
+		step = -1
+	}
+	if b, found := a.visit.neighbour(step); found {
+		return a.open(b.Name)
+	}
+	return nil
+}
+
+func (a *Agent) onChoice(e keys.Event) error {
+	v := a.visit
+	n := len(v.bubbles)
+	if n == 0 {
+		return nil
+	}
+	switch {
+	case e.Kind == keys.PointerEvent:
+		if i, hit := a.face.kiosk.Hit(e.X, e.Y); hit && i < n && e.Buttons&keys.Left != 0 {
+			return a.open(v.bubbles[i].Name)
+		}
+		return nil
+	case !e.Down:
+		return nil
+	case e.Nav == keys.NavUp:
+		v.selected = (v.selected + n - 1) % n
+	case e.Nav == keys.NavDown:
+		v.selected = (v.selected + 1) % n
+	case e.Nav == keys.NavDigit && e.Digit >= 1 && int(e.Digit) <= n:
+		return a.open(v.bubbles[e.Digit-1].Name)
+	case e.Nav == keys.NavEnter:
+		return a.open(v.bubbles[v.selected].Name)
+	default:
+		return nil
+	}
+	return a.showList(nil)
+}
+
+// forward sends one event to the bubble, in the bubble's own coordinates.
+func (a *Agent) forward(e keys.Event) error {
+	v := a.visit
+	if v == nil || v.media == nil || v.current == "" {
+		return nil
+	}
+	input, ok := viewer.Input(a.face.area(), e)
+	if !ok {
+		return nil
+	}
+	if err := v.media.SendInput(input); err != nil { // the link is slow or gone: what a person types now must not come down minutes later
+		a.log.Debug("input dropped", "err", err)
+	}
+	return nil
+}
+
+func (a *Agent) showList(why *refusal.Refusal) error {
+	v := a.visit
+	return a.face.show(kiosk.List{Name: v.person.Name, Bubbles: v.bubbles, Selected: v.selected, Refusal: why})
+}
+
+// lineLost covers the desktop: the link is coming up again, the work goes on.
+func (a *Agent) lineLost() error {
+	language := a.face.around.Language
+	if err := a.face.dark(); err != nil {
+		return err
+	}
+	a.leave()
+	a.face.around.Language = language
+	return a.face.show(kiosk.Message{Refusal: refusal.Refusal{Code: "G03"}})
+}
