@@ -38,24 +38,32 @@ type insert struct {
 // DialVPCD puts the card into the virtual reader that listens at addr (vsmartcard's vpcd: port 35963 for its first slot)
 // and serves it until Eject (nil), the end of ctx (its cause) or the end of the reader. A card is in one reader at a time.
 func (s *Sim) DialVPCD(ctx context.Context, addr string) error {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp", addr)
-	if err != nil {
-		return fmt.Errorf("insert card: %w", err)
-	}
-	return s.ServeVPCD(ctx, conn)
+	return s.InsertVPCD(ctx, func(ctx context.Context) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "tcp", addr)
+	})
 }
 
-// ServeVPCD does the same over a connection that stands already, for a caller that dials in another network namespace. It
-// closes conn.
+// ServeVPCD does the same over a connection to the reader that stands already, and closes it. It cannot dial again: where
+// one card may follow another within a second, InsertVPCD is the one to use.
 func (s *Sim) ServeVPCD(ctx context.Context, conn net.Conn) error {
-	serving, cancel := context.WithCancel(ctx)
-	in := &insert{cancel: cancel, done: make(chan struct{})}
-	defer cancel()
-	stop := context.AfterFunc(serving, func() { conn.Close() })
-	defer stop()
 	defer conn.Close()
+	fresh := true
+	return s.InsertVPCD(ctx, func(context.Context) (net.Conn, error) {
+		if !fresh {
+			return nil, ErrUnseen
+		}
+		fresh = false
+		return conn, nil
+	})
+}
 
+// InsertVPCD does the same for a caller that reaches the reader in its own way, as in another network namespace. It calls
+// dial once for each insertion and closes what dial returns.
+func (s *Sim) InsertVPCD(ctx context.Context, dial func(context.Context) (net.Conn, error)) error {
+	serving, cancel := context.WithCancel(ctx)
+	defer cancel()
+	in := &insert{cancel: cancel, done: make(chan struct{})}
 	s.mu.Lock()
 	if s.inserts != nil {
 		s.mu.Unlock()
@@ -64,7 +72,11 @@ func (s *Sim) ServeVPCD(ctx context.Context, conn net.Conn) error {
 	s.inserts, s.ram = in, ram{}
 	s.mu.Unlock()
 
-	err := s.serve(conn)
+	unseen := true
+	var err error
+	for unseen {
+		unseen, err = s.stay(serving, dial)
+	}
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -77,6 +89,19 @@ func (s *Sim) ServeVPCD(ctx context.Context, conn net.Conn) error {
 		return fmt.Errorf("card in reader: %w", context.Cause(ctx))
 	}
 	return fmt.Errorf("card in reader: %w", err)
+}
+
+// stay is one connection to the reader; unseen says that there has to be another.
+func (s *Sim) stay(ctx context.Context, dial func(context.Context) (net.Conn, error)) (unseen bool, err error) {
+	conn, err := dial(ctx)
+	if err != nil {
+		return false, fmt.Errorf("reach the reader: %w", err)
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	err = s.serve(conn)
+	return errors.Is(err, ErrUnseen), err
 }
 
 // Eject pulls the card out of its reader and returns when it is out: it can be inserted elsewhere at once. Without a reader
@@ -97,6 +122,7 @@ func (s *Sim) Eject() {
 // serve answers the reader: 16-bit length, then a control byte or a command APDU; the answer likewise.
 func (s *Sim) serve(conn net.Conn) error {
 	r := bufio.NewReader(quickAck{conn})
+	var power supply
 	for {
 		var head [2]byte
 		if _, err := io.ReadFull(r, head[:]); err != nil {
@@ -106,35 +132,57 @@ func (s *Sim) serve(conn net.Conn) error {
 		if _, err := io.ReadFull(r, message); err != nil {
 			return errors.Join(errReaderGone, err)
 		}
-		answer, err := s.answer(message)
+		answer, reply, err := s.answer(message, &power)
+		if reply {
+			// One Write: a length alone in a packet would wait for its acknowledgement (RFC 896).
+			frame := binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(answer)), uint16(len(answer)))
+			if _, err := conn.Write(append(frame, answer...)); err != nil {
+				return errors.Join(errReaderGone, err)
+			}
+		}
 		if err != nil {
 			return err
-		}
-		if answer == nil {
-			continue
-		}
-		// One Write: a length alone in a packet would wait for its acknowledgement (RFC 896).
-		frame := binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(answer)), uint16(len(answer)))
-		if _, err := conn.Write(append(frame, answer...)); err != nil {
-			return errors.Join(errReaderGone, err)
 		}
 	}
 }
 
-// answer is the card's answer to one message of the reader; nil if it wants none.
-func (s *Sim) answer(message []byte) ([]byte, error) {
+// supply is what the reader did about the card's power since it was inserted.
+type supply struct {
+	on   bool // it was switched on once
+	asks int  // times the reader asked whether the card is there, before that
+}
+
+// asksAtMost is how often the reader asks before it powers a card that it saw coming.
+const asksAtMost = 2
+
+// ErrUnseen is the end of ServeVPCD for a card that came so soon after another that the reader believes it to be that one. Nothing answers without
+// power: the reader then sees an empty slot, and the card has to be put in again. (A real reader has a switch.)
+var ErrUnseen = errors.New("the reader did not see the card coming")
+
+// answer is the card's answer to one message of the reader, if it wants one.
+func (s *Sim) answer(message []byte, power *supply) (answer []byte, reply bool, err error) {
 	if len(message) != 1 {
-		return s.Transmit(message)
+		if !power.on {
+			return nil, true, ErrUnseen
+		}
+		answer, err = s.Transmit(message)
+		return answer, true, err
 	}
 	switch message[0] {
-	case vpcdOff, vpcdOn, vpcdReset:
+	case vpcdOff:
 		s.Reset()
-		return nil, nil
+	case vpcdOn, vpcdReset:
+		power.on = true
+		s.Reset()
 	case vpcdATR:
-		return s.ATR(), nil
+		if power.asks++; !power.on && power.asks > asksAtMost {
+			return nil, true, ErrUnseen // an empty answer says that the slot is empty
+		}
+		return s.ATR(), true, nil
 	default:
-		return nil, fmt.Errorf("unknown control %02X of the reader", message[0])
+		return nil, false, fmt.Errorf("unknown control %02X of the reader", message[0])
 	}
+	return nil, false, nil
 }
 
 // quickAck turns delayed acknowledgement off before each read: the option does not last (tcp(7)), and without it the

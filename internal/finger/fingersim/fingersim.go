@@ -132,7 +132,7 @@ func (f *Finger) Impression(r *rand.Rand) finger.Template {
 		bend:     0.16 * math.Abs(r.NormFloat64()),
 		noise:    1,
 		miss:     1,
-		invented: 2 + r.IntN(6),
+		invented: 3 + r.IntN(8),
 	}
 	return p.take(f)
 }
@@ -152,16 +152,16 @@ func (p *placement) take(f *Finger) finger.Template {
 	var seen []mark
 	phase := [4]float64{p.angle(), p.angle(), p.angle(), p.angle()}
 	for _, m := range f.minutiae {
-		if !p.touches(m.x, m.y) || p.r.Float64() > 1-p.miss*0.22*(1.35-m.clarity)/0.6 {
+		if !p.touches(m.x, m.y) || p.r.Float64() > 1-p.miss*0.30*(1.35-m.clarity)/0.6 {
 			continue
 		}
 		if p.r.Float64() < 0.18*p.noise {
 			m.kind = finger.Ending + finger.Bifurcation - m.kind
 		}
 		m.clarity += 0.15 * p.r.NormFloat64()
-		m.x += p.bend*math.Sin(0.28*m.y+phase[0]) + 0.5*p.bend*math.Sin(0.5*m.x+phase[1]) + 0.09*p.noise*p.r.NormFloat64()
-		m.y += p.bend*math.Sin(0.28*m.x+phase[2]) + 0.5*p.bend*math.Sin(0.5*m.y+phase[3]) + 0.09*p.noise*p.r.NormFloat64()
-		m.dir += 0.10 * p.noise * p.r.NormFloat64()
+		m.x += p.bend*math.Sin(0.28*m.y+phase[0]) + 0.5*p.bend*math.Sin(0.5*m.x+phase[1]) + 0.13*p.noise*p.r.NormFloat64()
+		m.y += p.bend*math.Sin(0.28*m.x+phase[2]) + 0.5*p.bend*math.Sin(0.5*m.y+phase[3]) + 0.13*p.noise*p.r.NormFloat64()
+		m.dir += 0.15 * p.noise * p.r.NormFloat64()
 		seen = append(seen, m)
 	}
 	for range p.invented {
