@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -87,13 +88,11 @@ func (k *Keyboard) Close() error {
 
 // Linux key codes of the keys the lab itself presses (linux/input-event-codes.h).
 const (
-	KeyEscape, KeyEnter       = 1, 28
-	KeyLeftCtrl, KeyLeftAlt   = 29, 56
-	KeyLeftShift, KeySpace    = 42, 57
-	KeyUp, KeyDown            = 103, 108
-	KeyLeft, KeyRight         = 105, 106
-	keyRowDigits, keyRowUpper = "1234567890", "qwertyuiop"
-	keyRowHome, keyRowLower   = "asdfghjkl", "zxcvbnm"
+	KeyEscape, KeyEnter     = 1, 28
+	KeyLeftCtrl, KeyLeftAlt = 29, 56
+	KeyLeftShift, KeySpace  = 42, 57
+	KeyUp, KeyDown          = 103, 108
+	KeyLeft, KeyRight       = 105, 106
 )
 
 // Tap is a key pressed and let go.
@@ -111,32 +110,40 @@ func Chord(codes ...uint16) []keys.Raw {
 	return out
 }
 
-// Typing is the events that type a text on a keyboard with US legends. It knows lower-case letters, digits, space, newline
-// and - = . / ; and refuses others.
+// Typing is the events that type a text on a keyboard with US legends: printable ASCII and newline; other characters are
+// refused.
 func Typing(text string) ([]keys.Raw, error) {
 	var out []keys.Raw
 	for _, r := range text {
-		code, ok := keyOf(r)
-		if !ok {
+		code, shift, ok := keyOf(r)
+		switch {
+		case !ok:
 			return nil, fmt.Errorf("no key for %q", r)
+		case shift:
+			out = append(out, Chord(KeyLeftShift, code)...)
+		default:
+			out = append(out, Tap(code)...)
 		}
-		out = append(out, Tap(code)...)
 	}
 	return out, nil
 }
 
-// keyOf finds the key with this legend, US layout, without shift.
-func keyOf(r rune) (uint16, bool) {
+// keyOf finds the key with this legend, US layout, and whether shift is held for it.
+func keyOf(r rune) (code uint16, shift, ok bool) {
 	rows := []struct {
-		legends string
-		first   uint16
-	}{{keyRowDigits, 2}, {"-=", 12}, {keyRowUpper, 16}, {keyRowHome, 30}, {";'`", 39}, {keyRowLower, 44}, {",./", 51}, {" ", KeySpace}, {"\n", KeyEnter}}
+		plain, shifted string
+		first          uint16
+	}{
+		{"1234567890-=", "!@#$%^&*()_+", 2}, {"qwertyuiop[]", "QWERTYUIOP{}", 16}, {"asdfghjkl;'`", "ASDFGHJKL:\"~", 30},
+		{"\\zxcvbnm,./", "|ZXCVBNM<>?", 43}, {" ", " ", KeySpace}, {"\n", "\n", KeyEnter},
+	}
 	for _, row := range rows {
-		for i, legend := range row.legends {
-			if legend == r {
-				return row.first + uint16(i), true
-			}
+		if i := strings.IndexRune(row.plain, r); i >= 0 {
+			return row.first + uint16(i), false, true
+		}
+		if i := strings.IndexRune(row.shifted, r); i >= 0 {
+			return row.first + uint16(i), true, true
 		}
 	}
-	return 0, false
+	return 0, false, false
 }

@@ -32,6 +32,9 @@ func Watch(path string, period time.Duration) (*Watcher, error) {
 // Close lets the screen go.
 func (w *Watcher) Close() error { return w.reader.Close() }
 
+// Sequence counts the flushes of the screen up to Image.
+func (w *Watcher) Sequence() uint64 { return w.seen }
+
 // Now copies the present picture into Image, a whole one.
 func (w *Watcher) Now(ctx context.Context) error {
 	for ctx.Err() == nil {
