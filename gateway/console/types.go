@@ -6,11 +6,13 @@ import "time"
 
 // The JSON bodies of /api/v1, shared with sdboxctl. Times are RFC 3339 in UTC; hashes and keys are lower-case hexadecimal.
 
-// Box is POST and GET /api/v1/boxes. Only serial, ek, country and outer are taken by POST.
+// Box is POST and GET /api/v1/boxes. Only serial, ek, country, model, site and outer are taken by POST.
 type Box struct {
 	Serial  string   `json:"serial"`
 	EK      string   `json:"ek"`      // SHA-256 of the endorsement key's TPMT_PUBLIC: which machine
 	Country string   `json:"country"` // ISO 3166-1 alpha-2 of the place the box is registered at
+	Model   string   `json:"model"`   // hardware model: which reference values it is held to
+	Site    string   `json:"site"`    // where it stands, for people
 	Outer   []string `json:"outer"`   // address prefixes the box may connect from; empty = anywhere
 
 	Address  string    `json:"address,omitempty"` // inner IPv6 address
@@ -29,21 +31,24 @@ type Person struct {
 
 // Card is POST and GET /api/v1/cards. The GUID is read from the certificate.
 type Card struct {
-	GUID        string    `json:"guid,omitempty"`
-	Person      string    `json:"person"`                // id of the person
-	Certificate string    `json:"certificate,omitempty"` // PEM of the 9A certificate
-	Presence    string    `json:"presence,omitempty"`    // PEM of the 9E public key (or of a certificate that holds it)
-	NotAfter    time.Time `json:"not_after,omitzero"`
-	State       string    `json:"state,omitempty"` // "valid", "revoked"
+	GUID        string `json:"guid,omitempty"`
+	Person      string `json:"person"`                // id of the person
+	Certificate string `json:"certificate,omitempty"` // PEM of the 9A certificate
+	Presence    string `json:"presence,omitempty"`    // PEM of the 9E public key (or of a certificate that holds it)
+	State       string `json:"state,omitempty"`       // "valid", "locked", "revoked"
 }
 
 // Bubble is POST and GET /api/v1/bubbles.
 type Bubble struct {
-	Name      string   `json:"name"`
-	Title     string   `json:"title"`
-	Colour    string   `json:"colour"`    // "#rrggbb" of the frame
-	Address   string   `json:"address"`   // host:port of its sdbox-bubble
-	Countries []string `json:"countries"` // from which it may be opened; empty = anywhere
+	Name      string    `json:"name"`
+	Title     string    `json:"title"`
+	Colour    string    `json:"colour"`            // "#rrggbb" of the frame
+	Address   string    `json:"address"`           // host:port of its sdbox-bubble
+	Account   string    `json:"account,omitempty"` // the account all members use; empty = each membership names one
+	Countries []string  `json:"countries"`         // from which it may be opened; empty = anywhere
+	Opens     time.Time `json:"opens,omitzero"`
+	Closes    time.Time `json:"closes,omitzero"`
+	Place     int64     `json:"place"` // position in a person's list, lowest first
 }
 
 // Membership is POST and GET /api/v1/memberships.
@@ -57,7 +62,22 @@ type Membership struct {
 
 // Reference is POST and GET /api/v1/references: a signed note of reference values.
 type Reference struct {
-	Note string `json:"note"`
+	Name  string `json:"name"`  // for people: the image's version
+	Model string `json:"model"` // the hardware model it is for
+	Note  string `json:"note"`  // C2SP signed note, as its signers wrote it
+}
+
+// Lock is POST and GET /api/v1/locks: it stops one thing from being used, at once.
+type Lock struct {
+	ID      string    `json:"id,omitempty"`
+	Target  string    `json:"target"`  // "person:ID", "card:GUID", "box:SERIAL", "bubble:NAME"
+	Message string    `json:"message"` // why, for people
+	Ends    time.Time `json:"ends,omitzero"`
+}
+
+// Reason is the body of the acts that only need one: POST /api/v1/cards/{guid}/revoke, /api/v1/locks/{id}/lift.
+type Reason struct {
+	Reason string `json:"reason"`
 }
 
 // Session is GET /api/v1/sessions.

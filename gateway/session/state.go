@@ -6,21 +6,23 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"sdbox/gateway/store"
 )
 
-// State is where a session stands. Every state but Ended has a deadline, so that nothing waits for ever.
-type State string
+// State is where a session stands, as the store keeps it. Every state but Ended has a deadline, so that nothing waits for ever.
+type State = store.SessionState
 
 // The states of a session.
 const (
-	Absent     State = ""           // no card in the box
-	Requested  State = "requested"  // a known card is in; nothing is granted
-	Authorised State = "authorised" // card and finger proved; the list is on the screen
-	Starting   State = "starting"   // a bubble was chosen; no pixel of it has left yet
-	Active     State = "active"     // a bubble's picture is on the screen
-	Suspended  State = "suspended"  // the card is out or the line is lost; the desktops go on
-	Ending     State = "ending"     // the box has been told; what is left is to close
-	Ended      State = "ended"
+	Absent     State = ""               // no card in the box
+	Requested        = store.Requested  // a known card is in; nothing is granted
+	Authorised       = store.Authorised // card and finger proved; the list is on the screen
+	Starting         = store.Starting   // a bubble was chosen; no pixel of it has left yet
+	Active           = store.Active     // a bubble's picture is on the screen
+	Suspended        = store.Suspended  // the card is out or the line is lost; the desktops go on
+	Ending           = store.Ending     // the box has been told; what is left is to close
+	Ended            = store.Ended
 )
 
 // Happening is what moves a session from one state to the next.
@@ -34,10 +36,11 @@ const (
 	BubbleShown Happening = "attached"
 	BubbleLost  Happening = "bubble lost"
 	BackToList  Happening = "menu"
+	Renewed     Happening = "grant renewed"
 	CardLeft    Happening = "card out"
 	LineLost    Happening = "line lost"
-	Stopped     Happening = "stopped" // an operator's cut, a lock, a right that ended, a takeover
-	TimedOut    Happening = "deadline"
+	Stopped     Happening = "stopped"  // an operator's cut, a lock, a takeover, a deadline that its line's loop keeps
+	TimedOut    Happening = "deadline" // found by the sweep: no loop keeps it
 	Closed      Happening = "closed"
 )
 
@@ -66,31 +69,29 @@ func Steps() []Step {
 		{Requested, CardLeft, Ended},
 		{Requested, LineLost, Ended},
 		{Requested, Stopped, Ending},
-		{Requested, TimedOut, Ending},
 		{Authorised, BubbleAsked, Starting},
+		{Authorised, Renewed, Authorised},
 		{Authorised, CardLeft, Suspended},
 		{Authorised, LineLost, Suspended},
 		{Authorised, Stopped, Ending},
-		{Authorised, TimedOut, Ending},
 		{Starting, BubbleShown, Active},
 		{Starting, BubbleAsked, Starting},
 		{Starting, BubbleLost, Authorised},
 		{Starting, BackToList, Authorised},
+		{Starting, Renewed, Starting},
 		{Starting, CardLeft, Suspended},
 		{Starting, LineLost, Suspended},
 		{Starting, Stopped, Ending},
-		{Starting, TimedOut, Authorised},
 		{Active, BubbleAsked, Starting},
 		{Active, BubbleLost, Authorised},
 		{Active, BackToList, Authorised},
+		{Active, Renewed, Active},
 		{Active, CardLeft, Suspended},
 		{Active, LineLost, Suspended},
 		{Active, Stopped, Ending},
-		{Active, TimedOut, Ending},
 		{Suspended, Stopped, Ended},
 		{Suspended, TimedOut, Ended},
 		{Ending, Closed, Ended},
-		{Ending, CardLeft, Ended},
 		{Ending, LineLost, Ended},
 		{Ending, TimedOut, Ended},
 	}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"sdbox/internal/ident"
+	"sdbox/internal/refusal"
+)
+
+// MaxLease is the longest life of a tunnel peer; MinLease keeps a mistyped value from ending every session.
+const (
+	MaxLease = 15 * time.Minute
+	MinLease = time.Minute
+)
+
+// Config is everything a gateway is told from outside. All paths are absolute or relative to the working directory: whoever
+// reads the configuration file resolves them.
+type Config struct {
+	Domain   ident.Domain
+	Name     string       // short name: the gateway is NAME.DOMAIN
+	State    string       // folder of the database and of the sealed audit log, 0700
+	Language refusal.Lang // of a box's screen before a card is in
+	Support  string       // whom a person calls; shown on every amber and red screen
+
+	TLS        TLSFiles
+	FrontDoor  FrontDoorConfig
+	Tunnel     TunnelConfig
+	Devices    AuthorityConfig // issues device certificates at enrolment
+	References []string        // verifier keys of the notes that hold reference values (C2SP signed-note form)
+	Policies   string          // folder of Cedar policies; empty = the one that is built in
+	Database   string          // data source name; empty = SQLite in State
+	Console    string          // host:port of the operators' pages and API
+	Health     string          // host:port, loopback only
+	AuditKey   string          // file: signer key of the audit log's checkpoints (C2SP signed-note form)
+}
+
+// TLSFiles are PEM files: the gateway's own certificate chain and key, and the root of the domain.
+type TLSFiles struct {
+	Certificate, Key, CA string
+}
+
+// FrontDoorConfig is the part that boxes reach without a tunnel.
+type FrontDoorConfig struct {
+	Listen     string   // host:port, TCP
+	Endpoints  []string // outer UDP host:port of the tunnel as boxes reach it, best first
+	MaxWaiting int      // simultaneous connections that have proved nothing yet
+}
+
+// TunnelConfig is the WireGuard end of the gateway.
+type TunnelConfig struct {
+	Listen string        // host:port, UDP
+	Key    string        // file: X25519 private key, 64 hexadecimal digits
+	Lease  time.Duration // life of a peer; the box proves its state again after two thirds of it
+}
+
+// AuthorityConfig is a certificate authority on disk and what opens its key.
+type AuthorityConfig struct {
+	Dir      string // the folder that sdbox-pki init made
+	Identity string // file: age identity
+}
+
+// Check looks at everything that can be checked without opening a file or a port, and names all that is wrong.
+func (c Config) Check() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if _, err := ident.ParseDomain(string(c.Domain)); err != nil {
+		bad("domain: %w", err)
+	}
+	if err := ident.CheckBubble(c.Name); err != nil {
+		bad("name: want a short lower-case name such as gw1")
+	}
+	if c.State == "" {
+		bad("state: name the folder of the database")
+	}
+	if c.Language != refusal.French && c.Language != refusal.English {
+		bad("language: want fr or en, have %q", c.Language)
+	}
+	if len(c.Support) > 200 {
+		bad("support: at most 200 bytes")
+	}
+	c.checkAddresses(bad)
+	if c.Tunnel.Lease < MinLease || c.Tunnel.Lease > MaxLease {
+		bad("tunnel.lease: want %v to %v, have %v", MinLease, MaxLease, c.Tunnel.Lease)
+	}
+	if c.FrontDoor.MaxWaiting < 1 || c.FrontDoor.MaxWaiting > 65536 {
+		bad("front_door.max_waiting: want 1 to 65536, have %d", c.FrontDoor.MaxWaiting)
+	}
+	if len(c.References) == 0 {
+		bad("references: name at least one verifier key; without one no box can be believed")
+	}
+	return errors.Join(errs...)
+}
+
+func (c Config) checkAddresses(bad func(string, ...any)) {
+	for key, addr := range map[string]string{"front_door.listen": c.FrontDoor.Listen, "tunnel.listen": c.Tunnel.Listen, "console.listen": c.Console, "health.listen": c.Health} {
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			bad("%s: want host:port, have %q", key, addr)
+		}
+	}
+	if host, _, err := net.SplitHostPort(c.Health); err == nil {
+		if ip, err := netip.ParseAddr(host); err != nil || !ip.IsLoopback() {
+			bad("health.listen: want a loopback address, have %q", c.Health)
+		}
+	}
+	if len(c.FrontDoor.Endpoints) == 0 || len(c.FrontDoor.Endpoints) > 8 {
+		bad("front_door.endpoints: name 1 to 8 addresses where boxes reach the tunnel")
+	}
+	for _, e := range c.FrontDoor.Endpoints {
+		if _, err := netip.ParseAddrPort(e); err != nil {
+			bad("front_door.endpoints: want address:port, have %q", e)
+		}
+	}
+}

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package console serves the people who run the centre: pages with the live sessions, and the API that sdboxctl speaks. It
+// knows only operator certificates; nobody else gets as far as a request.
+package console
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"embed"
+	"errors"
+	"fmt"
+	"html/template"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+)
+
+// maxBody is the longest body of a request, in bytes: a signed note of reference values is the longest thing sent here.
+const maxBody = 1 << 20
+
+// maxFeeds is how many pages may be open with live updates at once.
+const maxFeeds = 64
+
+//go:embed page
+var files embed.FS
+
+// operatorKey is the request context's key of the operator's name.
+type operatorKey struct{}
+
+// Console is the operators' server. All methods may be called from any goroutine.
+type Console struct {
+	conf     Config
+	pages    *template.Template
+	handler  http.Handler
+	feeds    chan struct{} // one place per open page
+	log      *slog.Logger
+	operator func(*x509.Certificate) (string, error)
+}
+
+// New makes a console.
+func New(conf Config) (*Console, error) {
+	pages, err := template.ParseFS(files, "page/*.html")
+	if err != nil {
+		return nil, fmt.Errorf("console: pages: %w", err)
+	}
+	c := &Console{conf: conf, pages: pages, feeds: make(chan struct{}, maxFeeds), log: conf.Log}
+	if c.log == nil {
+		c.log = slog.New(slog.DiscardHandler)
+	}
+	mux := http.NewServeMux()
+	c.routePages(mux)
+	c.routeAPI(mux)
+	guard := http.NewCrossOriginProtection()
+	guard.SetDenyHandler(http.HandlerFunc(c.foreign))
+	c.handler = c.known(guard.Handler(mux))
+	return c, nil
+}
+
+// Serve answers on a TCP listener until ctx ends, then closes every connection. It owns the listener.
+func (c *Console) Serve(ctx context.Context, ln net.Listener) error {
+	server := &http.Server{
+		Handler: c.handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog:    slog.NewLogLogger(c.log.Handler(), slog.LevelDebug), // any stranger can cause these
+	}
+	closed := make(chan error, 1)
+	stop := context.AfterFunc(ctx, func() {
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		closed <- errors.Join(server.Shutdown(grace), server.Close())
+	})
+	err := server.Serve(tls.NewListener(ln, c.tlsConfig()))
+	if stop() {
+		return errors.Join(fmt.Errorf("console: %w", err), server.Close())
+	}
+	if err := <-closed; err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("console: %w", err)
+	}
+	return nil
+}
+
+// tlsConfig lets a connection in only with an operator certificate. A certificate of the same authority that is not an
+// operator's, a researcher's card for example, ends in the handshake.
+func (c *Console) tlsConfig() *tls.Config {
+	return &tls.Config{
+		Certificates: []tls.Certificate{c.conf.Certificate}, MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true,
+		ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: c.conf.Roots, NextProtos: []string{"h2", "http/1.1"},
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			if len(cs.VerifiedChains) == 0 {
+				return errors.New("console: no operator certificate")
+			}
+			_, err := c.conf.Operator(cs.PeerCertificates[0])
+			return err
+		},
+	}
+}
+
+// known names the operator and sets what every answer carries.
+func (c *Console) known(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "+
+			"form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Referrer-Policy", "same-origin")
+		h.Set("Cross-Origin-Opener-Policy", "same-origin")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		h.Set("Cache-Control", "no-store")
+		if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
+			http.Error(w, "an operator certificate is needed", http.StatusUnauthorized)
+			return
+		}
+		name, err := c.conf.Operator(r.TLS.PeerCertificates[0]) // again: a connection may be older than a lock on the certificate
+		if err != nil {
+			http.Error(w, "this certificate is not an operator's", http.StatusForbidden)
+			return
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), operatorKey{}, name)))
+	})
+}
+
+func operator(r *http.Request) string {
+	name, ok := r.Context().Value(operatorKey{}).(string)
+	if !ok {
+		panic("console: request without an operator")
+	}
+	return name
+}

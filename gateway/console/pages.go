@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package console
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"sdbox/internal/ident"
+	"sdbox/internal/refusal"
+)
+
+// The bounds of an operator's reason, in characters. It is shown on the box's screen.
+const (
+	minReason = 3
+	maxReason = 200
+)
+
+// feedInterval is how often an open page is looked at even when no session changed: the delays move by themselves.
+const feedInterval = 2 * time.Second
+
+// view is what a page's template reads.
+type view struct {
+	Lang              refusal.Lang
+	Words             words
+	Title, Page       string
+	Operator, Gateway string
+	Done, Problem     string
+	Sessions          []Session
+	Boxes             []Box
+	Session           Session
+	Reason, Confirm   string
+}
+
+func (c *Console) routePages(mux *http.ServeMux) {
+	mux.HandleFunc("GET /{$}", c.sessionsPage)
+	mux.HandleFunc("GET /events", c.feed)
+	mux.HandleFunc("GET /boxes", c.boxesPage)
+	mux.HandleFunc("GET /sessions/{id}/cut", c.cutPage)
+	mux.HandleFunc("POST /sessions/{id}/cut", c.cutForm)
+	for _, f := range []struct{ name, kind string }{
+		{"style.css", "text/css; charset=utf-8"}, {"console.js", "text/javascript; charset=utf-8"}, {"icon.svg", "image/svg+xml"},
+	} {
+		mux.HandleFunc("GET /"+f.name, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", f.kind)
+			w.Header().Set("Cache-Control", "max-age=300")
+			http.ServeFileFS(w, r, files, "page/"+f.name)
+		})
+	}
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/api/") {
+			c.answerProblem(w, r, http.StatusNotFound, errors.New("there is no such address in this API"), "")
+			return
+		}
+		v := c.view(r, "")
+		v.Title, v.Problem = v.Words.NotFound, v.Words.NotFoundText
+		c.render(w, http.StatusNotFound, "problem", v)
+	})
+}
+
+func (c *Console) view(r *http.Request, page string) view {
+	lang := language(r.Header.Get("Accept-Language"))
+	return view{Lang: lang, Words: wordsFor(lang), Page: page, Operator: operator(r), Gateway: c.conf.Gateway}
+}
+
+// render writes a whole page or, if the template fails, none of it.
+func (c *Console) render(w http.ResponseWriter, status int, name string, v view) {
+	var b bytes.Buffer
+	if err := c.pages.ExecuteTemplate(&b, name, v); err != nil {
+		c.log.Error("page", "room", "console", "page", name, "err", err)
+		http.Error(w, "this page failed", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Header().Set("Vary", "Accept-Language")
+	w.WriteHeader(status)
+	if _, err := w.Write(b.Bytes()); err != nil {
+		c.log.Debug("page", "room", "console", "page", name, "err", err) // the reader went away
+	}
+}
+
+func (c *Console) sessionsPage(w http.ResponseWriter, r *http.Request) {
+	v := c.view(r, "sessions")
+	v.Title, v.Sessions = v.Words.Sessions, c.sessions()
+	if name := r.URL.Query().Get("ended"); name != "" && len(name) <= 200 {
+		v.Done = fmt.Sprintf(v.Words.CutDone, name)
+	}
+	c.render(w, http.StatusOK, "sessions", v)
+}
+
+func (c *Console) boxesPage(w http.ResponseWriter, r *http.Request) {
+	v := c.view(r, "boxes")
+	boxes, err := c.boxes(r.Context())
+	if err != nil {
+		c.failed(w, r, err)
+		return
+	}
+	v.Title, v.Boxes = v.Words.Boxes, boxes
+	c.render(w, http.StatusOK, "boxes", v)
+}
+
+// feed sends the table's rows whenever they differ from those sent before (server-sent events, WHATWG HTML 9.2).
+func (c *Console) feed(w http.ResponseWriter, r *http.Request) {
+	select {
+	case c.feeds <- struct{}{}:
+		defer func() { <-c.feeds }()
+	default:
+		http.Error(w, "too many open pages", http.StatusServiceUnavailable)
+		return
+	}
+	h := w.Header()
+	h.Set("Content-Type", "text/event-stream")
+	v := c.view(r, "sessions")
+	control := http.NewResponseController(w)
+	tick := time.NewTicker(feedInterval)
+	defer tick.Stop()
+	var last []byte
+	for {
+		changed := c.conf.Sessions.Changes()
+		v.Sessions = c.sessions()
+		var rows bytes.Buffer
+		if err := c.pages.ExecuteTemplate(&rows, "rows", v); err != nil {
+			c.log.Error("page", "room", "console", "page", "rows", "err", err)
+			return
+		}
+		text := ":\n\n" // a comment keeps the connection alive
+		if !bytes.Equal(rows.Bytes(), last) {
+			last = rows.Bytes()
+			line, err := json.Marshal(rows.String())
+			if err != nil {
+				return
+			}
+			text = "event: rows\ndata: " + string(line) + "\n\n"
+		}
+		if control.SetWriteDeadline(time.Now().Add(10*time.Second)) != nil {
+			return
+		}
+		if _, err := w.Write([]byte(text)); err != nil || control.Flush() != nil {
+			return
+		}
+		select {
+		case <-r.Context().Done():
+			return
+		case <-changed:
+		case <-tick.C:
+		}
+	}
+}
+
+func (c *Console) cutPage(w http.ResponseWriter, r *http.Request) {
+	if s, ok := c.found(w, r); ok {
+		c.askCut(w, r, http.StatusOK, s, "", "")
+	}
+}
+
+func (c *Console) askCut(w http.ResponseWriter, r *http.Request, status int, s Session, reason, problem string) {
+	v := c.view(r, "sessions")
+	v.Title = fmt.Sprintf(v.Words.CutTitle, s.Person)
+	v.Session, v.Reason, v.Problem, v.Confirm = s, reason, problem, v.Words.cutConfirm(s.Person, s.Title)
+	c.render(w, status, "cut", v)
+}
+
+func (c *Console) cutForm(w http.ResponseWriter, r *http.Request) {
+	s, ok := c.found(w, r)
+	if !ok {
+		return
+	}
+	reason, err := checkReason(r.PostFormValue("reason"))
+	if err != nil {
+		v := c.view(r, "")
+		c.askCut(w, r, http.StatusUnprocessableEntity, s, reason, v.Words.ReasonMissing)
+		return
+	}
+	if err := c.cut(r, s.ID, reason); err != nil {
+		c.failed(w, r, err)
+		return
+	}
+	http.Redirect(w, r, "/?ended="+url.QueryEscape(s.Person), http.StatusSeeOther)
+}
+
+// checkReason makes one line of an operator's words and holds them to their bounds.
+func checkReason(text string) (string, error) {
+	reason := strings.Join(strings.Fields(strings.ToValidUTF8(text, "")), " ")
+	if n := utf8.RuneCountInString(reason); n < minReason || n > maxReason {
+		return reason, fmt.Errorf("a reason of %d to %d characters is needed, this one has %d", minReason, maxReason, n)
+	}
+	return reason, nil
+}
+
+// found is the session a page is about, or an answer that there is none.
+func (c *Console) found(w http.ResponseWriter, r *http.Request) (Session, bool) {
+	for _, s := range c.sessions() {
+		if s.ID == r.PathValue("id") && s.CanCut() {
+			return s, true
+		}
+	}
+	v := c.view(r, "")
+	v.Title, v.Problem = v.Words.NotFound, v.Words.NotFoundText
+	c.render(w, http.StatusNotFound, "problem", v)
+	return Session{}, false
+}
+
+func (c *Console) failed(w http.ResponseWriter, r *http.Request, err error) {
+	v := c.view(r, "")
+	v.Title, v.Problem = v.Words.NotFound, v.Words.Failed
+	status := http.StatusInternalServerError
+	if isGone(err) {
+		status, v.Problem = http.StatusGone, v.Words.Gone
+	}
+	c.log.Warn("page refused", "room", "console", "operator", operator(r), "path", r.URL.Path, "err", err)
+	c.render(w, status, "problem", v)
+}
+
+// foreign answers a request that a page of another origin caused.
+func (c *Console) foreign(w http.ResponseWriter, r *http.Request) {
+	v := c.view(r, "")
+	v.Title, v.Problem = v.Words.NotFound, v.Words.Refused
+	c.log.Warn("cross-origin request refused", "room", "console", "operator", operator(r), "path", r.URL.Path)
+	c.render(w, http.StatusForbidden, "problem", v)
+}
+
+func parseID(r *http.Request) (ident.ID, error) { return ident.ParseID(r.PathValue("id")) }

@@ -1,0 +1,420 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"sdbox/gateway/store"
+	"sdbox/internal/ident"
+	"sdbox/internal/refusal"
+)
+
+// sweepInterval is how often sessions past their deadline are looked for.
+const sweepInterval = 5 * time.Second
+
+// maxLines is how many boxes may hold a line at once (architecture.md 10: one gateway serves 1,300).
+const maxLines = 4096
+
+// ErrGone says that there is no such session any more.
+var ErrGone = errors.New("there is no such session")
+
+// Live is one session as operators see it.
+type Live struct {
+	ID       ident.ID
+	Person   string // name
+	PersonID ident.ID
+	Box      string // serial
+	Country  string
+	Bubble   string // short name; empty = none attached
+	Title    string // of the bubble
+	Colour   uint32 // of the bubble, 0xRRGGBB
+	State    State
+	Since    time.Time
+	Delay    time.Duration // round trip of the line; 0 = not known
+}
+
+// entry is a session that has not ended, and the line that owns it; a suspended session has none and the server owns it.
+type entry struct {
+	live Live
+	line *boxLine
+	row  store.SessionChange // the store's row as last written, for whoever ends it
+}
+
+// stop asks a line's loop to end its session.
+type stop struct {
+	id     ident.ID
+	by     string // the actor of the audit row
+	why    refusal.Refusal
+	reason string     // the operator's own words
+	done   chan error // buffered; nil = nobody waits
+}
+
+// Server holds the sessions of one gateway. All methods may be called from any goroutine.
+type Server struct {
+	conf Config
+
+	mu      sync.Mutex
+	lines   map[netip.Addr]*boxLine // guarded by mu
+	entries map[ident.ID]*entry     // guarded by mu
+	changed chan struct{}           // guarded by mu: closed and replaced at each change
+}
+
+// New makes a server of sessions.
+func New(conf Config) (*Server, error) {
+	if err := conf.check(); err != nil {
+		return nil, fmt.Errorf("session: %w", err)
+	}
+	return &Server{conf: conf, lines: map[netip.Addr]*boxLine{}, entries: map[ident.ID]*entry{}, changed: make(chan struct{})}, nil
+}
+
+// Serve takes lines from boxes until ctx ends, and returns when the last of them is closed. It owns the listener. A connection
+// whose address is not that of a box with a standing attestation result is closed without a word.
+func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+	if err := s.adopt(ctx); err != nil {
+		return fmt.Errorf("session: %w", errors.Join(err, ln.Close()))
+	}
+	after, err := s.conf.Store.Last(ctx)
+	if err != nil {
+		return fmt.Errorf("session: %w", errors.Join(err, ln.Close()))
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	var all sync.WaitGroup
+	defer all.Wait()
+	defer cancel(nil)
+	all.Go(func() { s.sweep(ctx) })
+	all.Go(func() {
+		if err := s.watch(ctx, after); err != nil {
+			cancel(err) // without it no revocation would reach a session: better no sessions
+		}
+	})
+	stop := context.AfterFunc(ctx, func() { ln.Close() })
+	defer stop()
+	places := make(chan struct{}, maxLines)
+	for {
+		conn, err := ln.Accept()
+		if ctx.Err() != nil {
+			return stopped(ctx)
+		}
+		if err != nil {
+			return fmt.Errorf("session: accept a line: %w", err)
+		}
+		select {
+		case places <- struct{}{}:
+			all.Go(func() {
+				s.serve(ctx, conn)
+				<-places
+			})
+		default:
+			conn.Close()
+		}
+	}
+}
+
+// stopped is why a context ended, if that was not somebody's wish.
+func stopped(ctx context.Context) error {
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("session: %w", err)
+	}
+	return nil
+}
+
+// serve runs one line to its end.
+func (s *Server) serve(ctx context.Context, conn net.Conn) {
+	defer conn.Close()
+	peer, err := netip.ParseAddrPort(conn.RemoteAddr().String())
+	if err != nil {
+		return
+	}
+	addr := peer.Addr().Unmap().WithZone("")
+	box, ok := s.conf.Box(addr)
+	if !ok {
+		s.conf.Log.Warn("line from an address without a box", "room", "session", "address", addr.String())
+		return
+	}
+	l, err := newLine(s, conn, addr, box.Serial)
+	if err != nil {
+		s.conf.Log.Error("line", "room", "session", "box", box.Serial, "err", err)
+		return
+	}
+	if !s.admit(ctx, l) {
+		return
+	}
+	defer s.forget(l)
+	if err := l.run(ctx); err != nil {
+		s.conf.Log.Info("line ended", "room", "session", "box", box.Serial, "err", err)
+	}
+}
+
+// admit makes l the one line of its box. An older one is of a boot, or of a connection, that is no more: it ends first.
+func (s *Server) admit(ctx context.Context, l *boxLine) bool {
+	for {
+		s.mu.Lock()
+		old := s.lines[l.addr]
+		if old == nil {
+			s.lines[l.addr] = l
+		}
+		s.mu.Unlock()
+		if old == nil {
+			return true
+		}
+		old.conn.Close()
+		select {
+		case <-old.done:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+func (s *Server) forget(l *boxLine) {
+	s.mu.Lock()
+	if s.lines[l.addr] == l {
+		delete(s.lines, l.addr)
+	}
+	s.mu.Unlock()
+	close(l.done)
+}
+
+// publish shows what a session is now; a session that has ended is taken away.
+func (s *Server) publish(live Live, line *boxLine, row store.SessionChange) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if live.State == Ended {
+		delete(s.entries, live.ID)
+	} else {
+		s.entries[live.ID] = &entry{live: live, line: line, row: row}
+	}
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// Changes returns a channel that is closed when a session next changes.
+func (s *Server) Changes() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.changed
+}
+
+// Live lists the sessions that have not ended, the newest first.
+func (s *Server) Live() []Live {
+	s.mu.Lock()
+	list := make([]Live, 0, len(s.entries))
+	for _, e := range s.entries {
+		live := e.live
+		if e.line != nil {
+			live.Delay = e.line.line.Delay()
+		}
+		list = append(list, live)
+	}
+	s.mu.Unlock()
+	slices.SortFunc(list, func(a, b Live) int {
+		if c := b.Since.Compare(a.Since); c != 0 {
+			return c
+		}
+		return strings.Compare(a.ID.String(), b.ID.String())
+	})
+	return list
+}
+
+// Cut ends a session for an operator: the box is told why before anything closes, then the bubble's picture stops. The
+// desktops go on. It returns when that is done and audited; ErrGone if the session ended before.
+func (s *Server) Cut(ctx context.Context, id ident.ID, by, reason string) error {
+	at := time.Now().Format("15:04")
+	return s.end(ctx, stop{id: id, by: by, why: refusal.New(refusal.CutByOperator, "at", at, "reason", reason), reason: reason})
+}
+
+// StopBox ends whatever session a box holds, for a refusal; it returns when the box has been told.
+func (s *Server) StopBox(ctx context.Context, serial, by string, why refusal.Refusal) error {
+	var errs []error
+	for _, live := range s.Live() {
+		if live.Box == serial && live.State != Suspended {
+			if err := s.end(ctx, stop{id: live.ID, by: by, why: why}); err != nil && !errors.Is(err, ErrGone) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// end hands a stop to whoever owns the session, and waits.
+func (s *Server) end(ctx context.Context, st stop) error {
+	st.done = make(chan error, 1)
+	for {
+		s.mu.Lock()
+		e := s.entries[st.id]
+		s.mu.Unlock()
+		if e == nil {
+			return fmt.Errorf("session %s: %w", st.id, ErrGone)
+		}
+		if e.line == nil {
+			return s.endSuspended(ctx, e, st)
+		}
+		select {
+		case e.line.stops <- st:
+		case <-e.line.done:
+			continue // its loop has just ended: look again
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		select {
+		case err := <-st.done:
+			return err
+		case <-e.line.done:
+			select {
+			case err := <-st.done:
+				return err
+			default: // the loop ended without having seen it
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// endSuspended ends a session that no line holds.
+func (s *Server) endSuspended(ctx context.Context, e *entry, st stop) error {
+	row := e.row
+	row.State, row.Deadline, row.Bubble, row.Reason, row.Code = Ended, 0, "", st.words(), st.why.Error()
+	err := s.conf.Store.ChangeSession(ctx, st.by, row)
+	if errors.Is(err, store.ErrConflict) {
+		return fmt.Errorf("session %s: %w", st.id, ErrGone)
+	}
+	if err != nil {
+		return err
+	}
+	live := e.live
+	live.State = Ended
+	s.publish(live, nil, row)
+	return nil
+}
+
+func (st stop) words() string {
+	if st.reason != "" {
+		return st.reason
+	}
+	return st.why.Error()
+}
+
+// elsewhere returns the person's other sessions.
+func (s *Server) elsewhere(person, but ident.ID) []Live {
+	var list []Live
+	for _, l := range s.Live() {
+		if l.PersonID == person && l.ID != but {
+			list = append(list, l)
+		}
+	}
+	return list
+}
+
+// takeOver asks the owner of another session of the same person to end it, without waiting: two lines that take over one
+// another must not wait for one another. The desktop itself is safe before that: its bubble refuses the older epoch.
+func (s *Server) takeOver(ctx context.Context, other Live, why refusal.Refusal, by string) error {
+	st := stop{id: other.ID, by: by, why: why}
+	s.mu.Lock()
+	e := s.entries[other.ID]
+	s.mu.Unlock()
+	if e == nil {
+		return nil
+	}
+	if e.line == nil {
+		if err := s.endSuspended(ctx, e, st); err != nil && !errors.Is(err, ErrGone) {
+			return err
+		}
+		return nil
+	}
+	select {
+	case e.line.stops <- st:
+	default: // as many stops as it can hold are on their way already
+	}
+	return nil
+}
+
+// adopt takes over the sessions that an earlier run of this gateway left: no box holds them any more, the desktops went on.
+func (s *Server) adopt(ctx context.Context) error {
+	rows, err := s.conf.Store.Sessions(ctx, store.SessionFilter{Gateway: s.conf.Name})
+	if err != nil {
+		return err
+	}
+	for _, ses := range rows {
+		c := store.SessionChange{ID: ses.ID, Epoch: ses.Epoch, State: Suspended, Deadline: time.Now().Add(suspendedLife).UnixMilli(), Reason: "gateway restarted"}
+		if ses.State == Requested || ses.State == Ending {
+			c.State, c.Deadline = Ended, 0
+		}
+		if ses.State == Suspended {
+			c.Deadline = ses.Deadline
+		}
+		if err := s.conf.Store.ChangeSession(ctx, s.actor(), c); err != nil {
+			return err
+		}
+		if c.State == Ended {
+			continue
+		}
+		person, err := s.conf.Registry.Person(ctx, ses.Person)
+		if err != nil {
+			return err
+		}
+		s.publish(Live{ID: ses.ID, Person: person.Name, PersonID: person.ID, Box: ses.Box, State: Suspended, Since: time.UnixMilli(ses.Started)}, nil, c)
+	}
+	return nil
+}
+
+func (s *Server) actor() string { return "gateway:" + s.conf.Name }
+
+// sweep ends what is past its deadline and has no loop to see to it.
+func (s *Server) sweep(ctx context.Context) {
+	tick := time.NewTicker(sweepInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			s.sweepAt(ctx, now)
+		}
+	}
+}
+
+// sweepAt leaves a grace to the loops: each ends its own session at the deadline and tells the box why.
+func (s *Server) sweepAt(ctx context.Context, now time.Time) {
+	swept, err := s.conf.Store.Sweep(ctx, s.actor(), now.Add(-sweepInterval))
+	if err != nil && ctx.Err() == nil {
+		s.conf.Log.Error("sweep", "room", "session", "err", err)
+	}
+	for _, ses := range swept {
+		s.mu.Lock()
+		e := s.entries[ses.ID]
+		s.mu.Unlock()
+		if e != nil {
+			live := e.live
+			live.State = Ended
+			s.publish(live, nil, e.row)
+		}
+	}
+}
+
+// watch hands every change of rights to the lines it may concern.
+func (s *Server) watch(ctx context.Context, after int64) error {
+	for e, err := range s.conf.Store.Watch(ctx, after) {
+		if err != nil {
+			return err
+		}
+		if strings.HasPrefix(e.Kind, "session.") {
+			continue // our own doing; it changes no right
+		}
+		s.mu.Lock()
+		for _, l := range s.lines {
+			l.touch(e.Touches)
+		}
+		s.mu.Unlock()
+	}
+	return nil
+}
