@@ -241,15 +241,10 @@ func (a *Agent) sayWhy() error {
 	return a.face.show(kiosk.Message{Refusal: a.said})
 }
 
-// send writes to the line. A line that cannot be written to is found out by its reader, who tells the loop; nothing is lost here
-// that the gateway would not ask for again.
+// send hands a message to the line and never waits: a gateway that does not read must not keep a card's going from being seen.
 func (a *Agent) send(m wire.Message) error {
-	if a.up == nil {
-		return nil
-	}
-	if err := a.up.line.Write(m); err != nil {
-		a.log.Warn("line write", "err", err)
-		_ = a.up.line.Close() // wakes the reader; the error is told already
+	if a.up != nil && !a.up.send(m) {
+		return a.broken(errors.New("the gateway does not read"))
 	}
 	return nil
 }
@@ -284,13 +279,11 @@ func (a *Agent) onLink(ctx context.Context, e linkEvent) error {
 	case e.up != nil:
 		a.up = e.up
 		a.face.greet(e.up.hello)
-		media, err := e.up.tunnel.ListenUDP(mediaPort)
+		media, err := stream.NewMux(e.up.media)
 		if err != nil {
-			return fmt.Errorf("media socket: %w", err)
-		}
-		if a.media, err = stream.NewMux(media); err != nil {
 			return err
 		}
+		a.media = media
 		return a.fire(LineUp)
 	case e.renewed != nil:
 		if a.up != nil {

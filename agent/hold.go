@@ -16,10 +16,30 @@ import (
 	"sdbox/internal/wire"
 )
 
-// Cards is where cards come from. *pcsc.Watcher is the one of the shipped agent.
+// Cards is where cards come from: PCSC in the shipped agent, a simulated card in memory in tests.
 type Cards interface {
 	Events() <-chan pcsc.Event
-	Connect(reader string) (*pcsc.Conn, error)
+	Connect(reader string) (Connection, error)
+}
+
+// Connection is a card held alone until Close.
+type Connection interface {
+	card.Transport
+	Limits() card.Limits
+	Close() error
+}
+
+// PCSC brings the cards of this machine's readers. The watcher's Run is the caller's to start.
+func PCSC(w *pcsc.Watcher) Cards { return readers{w} }
+
+type readers struct{ *pcsc.Watcher }
+
+func (r readers) Connect(reader string) (Connection, error) {
+	c, err := r.Watcher.Connect(reader)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // holdEvent is what a hold tells the loop. The loop drops those of a hold that is no longer its own.
@@ -51,7 +71,7 @@ type hold struct {
 	gone   chan struct{}
 	done   chan struct{}
 
-	conn *pcsc.Conn // owned by run from here on
+	conn Connection // owned by run from here on
 	card *card.Card
 	pub  *ecdsa.PublicKey // of 9A
 }

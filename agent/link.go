@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/big"
+	"net"
 	"net/netip"
 	"time"
 
@@ -57,12 +58,41 @@ type facts struct {
 type uplink struct {
 	line   *line.Conn
 	tunnel *tunnel.Box
+	media  net.PacketConn // UDP in the tunnel, for the streams of visits
 	hello  *wire.Hello
 	facts  facts
 	lease  *wire.Lease
+	out    chan wire.Message // from the loop to the line; see send
 }
 
-func (u *uplink) close() error { return errors.Join(u.line.Close(), u.tunnel.Close()) }
+// outboxSize is how many messages may wait for a gateway that does not read. The grammar never has that many under way.
+const outboxSize = 32
+
+// send hands a message to the line without waiting; false means that the gateway does not read and the line must go.
+func (u *uplink) send(m wire.Message) bool {
+	select {
+	case u.out <- m:
+		return true
+	default:
+		return false
+	}
+}
+
+// write carries what send was given, in order, until ctx ends.
+func (u *uplink) write(ctx context.Context) error {
+	for {
+		select {
+		case m := <-u.out:
+			if err := u.line.Write(m); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (u *uplink) close() error { return errors.Join(u.line.Close(), u.media.Close(), u.tunnel.Close()) }
 
 // link brings the box to its gateway and keeps it there: front door, attestation, tunnel, line. Its fields belong to run.
 type link struct {
@@ -332,13 +362,18 @@ func openLine(ctx context.Context, tun *tunnel.Box, lease *wire.Lease, f facts) 
 	if err != nil {
 		return nil, errors.Join(err, ln.Close())
 	}
-	return &uplink{line: ln, tunnel: tun, hello: hello, facts: f, lease: lease}, nil
+	media, err := tun.ListenUDP(mediaPort)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("media socket: %w", err), ln.Close())
+	}
+	return &uplink{line: ln, tunnel: tun, media: media, hello: hello, facts: f, lease: lease, out: make(chan wire.Message, outboxSize)}, nil
 }
 
 // serve reads the line, beats, and renews the lease, until one of them fails.
 func (l *link) serve(ctx context.Context, up *uplink) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return up.line.Beats(ctx) })
+	g.Go(func() error { return up.write(ctx) })
 	g.Go(func() error {
 		<-ctx.Done()
 		return up.line.Close() // wakes the reader

@@ -261,7 +261,6 @@ func (a *Agent) open(name string) error {
 		a.said, a.reason = *r, ""
 		return a.showList(r)
 	}
-	v.current = name
 	return a.fire(Picked)
 }
 
@@ -273,6 +272,7 @@ func (a *Agent) attach() error {
 	}
 	v.stream++
 	b := v.bubbles[v.selected]
+	v.current = b.Name
 	if err := a.face.open(v.stream, b, v.person.Name); err != nil {
 		return err
 	}

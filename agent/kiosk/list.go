@@ -25,7 +25,7 @@ func (v List) draw(p *page) {
 	left := p.px(listLeft)
 	k := p.face(medium, 30)
 	p.text(k, left, p.px(206), accent, p.kiosk.fonts.shorten(k, p.say.hello+" "+oneLine(v.Name), p.px(listWidth)))
-	p.text(p.face(medium, 52), left, p.px(264), ink, p.say.projects)
+	p.text(p.face(bold, 52), left, p.px(264), ink, p.say.projects)
 	top := p.px(listTop)
 	if v.Refusal != nil {
 		top = p.notice(*v.Refusal, listTop) + p.px(20)

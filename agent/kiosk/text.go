@@ -3,16 +3,13 @@
 package kiosk
 
 import (
+	"embed"
 	"fmt"
 	"image"
 	"sort"
 	"strings"
 
 	"golang.org/x/image/font"
-	"golang.org/x/image/font/gofont/gobold"
-	"golang.org/x/image/font/gofont/gomedium"
-	"golang.org/x/image/font/gofont/gomonobold"
-	"golang.org/x/image/font/gofont/goregular"
 	"golang.org/x/image/font/opentype"
 	"golang.org/x/image/math/fixed"
 )
@@ -23,10 +20,12 @@ type weight uint8
 const (
 	regular weight = iota
 	medium
-	bold
-	mono
+	bold // of the display cut: headlines and codes
 	numWeights
 )
+
+//go:embed fonts/*.otf
+var fontFiles embed.FS
 
 // maxGlyphs bounds the cache of drawn glyphs: what people are called must not grow the box's memory.
 const maxGlyphs = 4096
@@ -62,10 +61,14 @@ type glyph struct {
 func newFonts() (*fonts, error) {
 	f := new(fonts)
 	f.reset()
-	for w, data := range [numWeights][]byte{regular: goregular.TTF, medium: gomedium.TTF, bold: gobold.TTF, mono: gomonobold.TTF} {
+	for w, name := range [numWeights]string{regular: "Inter-Regular", medium: "Inter-Medium", bold: "InterDisplay-SemiBold"} {
+		data, err := fontFiles.ReadFile("fonts/" + name + ".otf")
+		if err != nil {
+			return nil, fmt.Errorf("embedded font: %w", err)
+		}
 		parsed, err := opentype.Parse(data)
 		if err != nil {
-			return nil, fmt.Errorf("embedded font %d: %w", w, err)
+			return nil, fmt.Errorf("embedded font %s: %w", name, err)
 		}
 		f.parsed[w] = parsed
 	}

@@ -18,7 +18,7 @@ func (p *page) moment(lift float64, draw func(m vec), greeting, headline, more s
 		k := p.face(medium, 34)
 		p.textMiddle(k, p.middle(), p.px(620-lift), accent, p.kiosk.fonts.shorten(k, greeting, p.px(1400)))
 	}
-	k := p.face(medium, 68)
+	k := p.face(bold, 68)
 	p.textMiddle(k, p.middle(), p.px(706-lift), ink, p.kiosk.fonts.shorten(k, headline, p.px(1600)))
 	p.textMiddle(p.face(regular, 32), p.middle(), p.px(768-lift), soft, more)
 }
@@ -94,7 +94,7 @@ func colon(lang refusal.Lang) string {
 // message draws a refusal as one sheet in the middle of the screen.
 func (p *page) message(r refusal.Refusal, w refusal.Words, extra string) {
 	f, width := p.kiosk.fonts, p.px(1040)
-	title, text, next := p.face(medium, 50), p.face(regular, 32), p.face(medium, 34)
+	title, text, next := p.face(bold, 50), p.face(regular, 32), p.face(medium, 34)
 	height := func(k faceKey, s string, limit int) int { return len(f.wrap(k, s, width, limit)) * k.size * 11 / 8 }
 	body := height(title, w.Title, 3) + height(text, w.Text, 3) + height(text, extra, 3)
 	foot := p.px(72) + height(next, w.Next, 3)
@@ -121,7 +121,7 @@ func (p *page) message(r refusal.Refusal, w refusal.Words, extra string) {
 
 // code writes "Code C05-7K2", right-aligned: the string a person reads over the telephone.
 func (p *page) code(r refusal.Refusal, right, top int) {
-	k := p.face(mono, 34)
+	k := p.face(bold, 34)
 	x := right - p.width(k, r.Error())
 	base := top + p.px(34)
 	p.text(k, x, base, ink, r.Error())
@@ -163,7 +163,7 @@ func (k *Kiosk) Cover(dst *screen.Image, r refusal.Refusal, a Around) []image.Re
 	p.round(at, p.s*28, sheet)
 	p.pill(w.Light, left, top+p.px(48))
 	p.code(r, left+width, top+p.px(48))
-	title, text := p.face(medium, 46), p.face(regular, 30)
+	title, text := p.face(bold, 46), p.face(regular, 30)
 	y := p.paragraph(title, left, top+p.px(164), width, 1, ink, w.Title, false)
 	p.paragraph(text, left, y, width, 2, soft, strings.TrimSpace(w.Text+" "+w.Next), false)
 	return []image.Rectangle{dst.Bounds()}

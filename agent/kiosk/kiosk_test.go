@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kiosk
+
+import (
+	"flag"
+	"fmt"
+	"image"
+	"image/png"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"sdbox/agent/screen"
+	"sdbox/internal/refusal"
+	"sdbox/internal/wire"
+)
+
+// pictures is where to leave a PNG of every screen drawn, to look at: go test ./agent/kiosk -pictures DIR.
+var pictures = flag.String("pictures", "", "folder for a PNG of every screen drawn")
+
+var morning = time.Date(2026, 11, 24, 9, 41, 0, 350e6, time.UTC)
+
+func about(lang refusal.Lang) Around {
+	return Around{Language: lang, Support: "+33 1 75 60 12 00", Box: "PARIS-0042", Now: morning}
+}
+
+func newKiosk(t testing.TB) *Kiosk {
+	k, err := New()
+	require.NoError(t, err)
+	return k
+}
+
+// keep leaves a PNG where -pictures says.
+func keep(t testing.TB, name string, img *screen.Image) {
+	if *pictures == "" {
+		return
+	}
+	require.NoError(t, os.MkdirAll(*pictures, 0o755))
+	writePNG(t, filepath.Join(*pictures, name+".png"), img)
+}
+
+func writePNG(t testing.TB, path string, img *screen.Image) {
+	f, err := os.Create(path)
+	require.NoError(t, err)
+	require.NoError(t, (&png.Encoder{CompressionLevel: png.BestSpeed}).Encode(f, img.RGBA()))
+	require.NoError(t, f.Close())
+}
+
+func projects() []wire.Bubble {
+	until := time.Date(2027, 6, 30, 0, 0, 0, 0, time.UTC).UnixMilli()
+	ended := refusal.Refusal{Code: refusal.ProjectEnded, Suffix: "4QR", Params: map[string]string{"project": "Rare diseases", "date": "2026-06-30"}}
+	away := refusal.Refusal{Code: refusal.NotFromHere, Suffix: "9KD", Params: map[string]string{"project": "Customs", "countries": "FR", "here": "NL"}}
+	return []wire.Bubble{
+		{Name: "epi", Title: "Epidemiology of stroke", Colour: 0x2563eb, State: wire.Open, Until: until, Countries: []string{"FR", "NL"}},
+		{Name: "econ", Title: "Econometrics of housing", Colour: 0xc2410c, State: wire.Asleep, Until: until},
+		{Name: "rare", Title: "Rare diseases", Colour: 0x7c3aed, State: wire.Refuses, Refusal: &ended},
+		{Name: "customs", Title: "Customs declarations", Colour: 0x0f766e, State: wire.Refuses, Countries: []string{"FR"}, Refusal: &away},
+	}
+}
+
+// moments is every screen, by name.
+func moments() map[string]View {
+	finger := refusal.Refusal{Code: refusal.WrongFinger, Suffix: "7K2", Params: map[string]string{"left": "2"}}
+	silent := refusal.Refusal{Code: refusal.CentreSilent, Suffix: "8PT", Params: map[string]string{"try": "2", "ways": "4"}}
+	cut := refusal.Refusal{Code: refusal.CutByOperator, Suffix: "3MN", Params: map[string]string{"at": "14:02"}}
+	down := refusal.Refusal{Code: refusal.BubbleDown, Suffix: "6HT", Params: map[string]string{"bubble": "Econometrics", "since": "10:12"}}
+	views := map[string]View{
+		"boot": Boot{}, "boot-silent": Boot{&silent}, "ready": Ready{}, "reading": ReadingCard{},
+		"finger": Finger{Name: "Camille Durand"}, "finger-wrong": Finger{"Camille Durand", &finger},
+		"verifying": Verifying{"Camille Durand"},
+		"list":      List{Name: "Camille Durand", Bubbles: projects()}, "list-refused": List{"Camille Durand", projects(), 1, &down},
+		"list-empty": List{Name: "Camille Durand"}, "opening": Opening{"Epidemiology of stroke", 0x2563eb}, "card-out": CardOut{},
+		"ended": Ended{cut, "The screen was being photographed"},
+	}
+	for _, row := range refusal.Table() {
+		views["message-"+string(row.Code)] = Message{example(row.Code)}
+	}
+	return views
+}
+
+// example is a refusal with parameters for every row.
+func example(code refusal.Code) refusal.Refusal {
+	return refusal.Refusal{Code: code, Suffix: "7K2", Params: map[string]string{
+		"left": "2", "date": "2026-03-12", "project": "Housing", "countries": "FR", "here": "NL", "at": "14:02", "since": "10:12",
+		"reason": "Screen was photographed", "box": "PARIS-0042", "bubble": "Housing", "seconds": "20", "try": "2", "ways": "4",
+	}}
+}
+
+func TestEveryScreenFitsEverySize(t *testing.T) {
+	for _, size := range []image.Point{{1920, 1080}, {1280, 720}, {1024, 768}, {2560, 1440}, {640, 480}} {
+		k := newKiosk(t)
+		dst := screen.NewImage(size.X, size.Y)
+		for name, v := range moments() {
+			for _, lang := range []refusal.Lang{refusal.French, refusal.English} {
+				k.Draw(dst, v, about(lang))
+				require.Empty(t, k.Draw(dst, v, about(lang)), "%s: the same view again changes nothing", name)
+				if size.X == 1920 || size.X == 1024 {
+					keep(t, fmt.Sprintf("%d-%s-%s", size.X, name, lang), dst)
+				}
+			}
+		}
+	}
+}
