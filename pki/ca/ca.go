@@ -264,7 +264,7 @@ func (a *Authority) sign(p profile.Profile, now time.Time) (*x509.Certificate, e
 	if err != nil {
 		return nil, err
 	}
-	serial := make([]byte, 16) // 127 random bits and never negative (RFC 5280, 4.1.2.2)
+	serial := make([]byte, 16) // 126 random bits, never negative (RFC 5280, 4.1.2.2)
 	rand.Read(serial)
 	serial[0] = serial[0]&0x7f | 0x40
 	t.SerialNumber = new(big.Int).SetBytes(serial)
@@ -303,11 +303,7 @@ func Lend(dir string, name profile.Issuer, identity, out string) error {
 	if err := save(filepath.Join(out, string(name)), a.cert, key, id.Recipient()); err != nil {
 		return fmt.Errorf("lend authority %s: %w", name, err)
 	}
-	bundle, err := readFile(filepath.Join(dir, trustFile))
-	if err != nil {
-		return fmt.Errorf("lend authority %s: %w", name, err)
-	}
-	if err := writeFile(filepath.Join(out, trustFile), bundle); err != nil {
+	if err := writeFile(filepath.Join(out, trustFile), a.trust.PEM()); err != nil {
 		return fmt.Errorf("lend authority %s: %w", name, err)
 	}
 	return nil

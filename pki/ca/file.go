@@ -117,13 +117,8 @@ func syncDir(dir string) error {
 
 // WriteIdentity writes the folder a program is given, which must not exist: cert.pem (the chain), ca.pem, and key.pem if
 // there is a key, all of mode 0600.
-func WriteIdentity(dir string, issued Issued, key *ecdsa.PrivateKey, from string) error {
-	files := map[string][]byte{certFile: issued.PEM()}
-	bundle, err := readFile(filepath.Join(from, trustFile))
-	if err != nil {
-		return fmt.Errorf("write %s: %w", dir, err)
-	}
-	files[trustFile] = bundle
+func (a *Authority) WriteIdentity(dir string, issued Issued, key *ecdsa.PrivateKey) error {
+	files := map[string][]byte{certFile: issued.PEM(), trustFile: a.trust.PEM()}
 	if key != nil {
 		der, err := x509.MarshalPKCS8PrivateKey(key)
 		if err != nil {

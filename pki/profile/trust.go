@@ -107,6 +107,15 @@ func (t *Trust) Roots() *x509.CertPool {
 	return pool
 }
 
+// PEM is the text ParseTrust reads: ca.pem.
+func (t *Trust) PEM() []byte {
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: t.root.Raw})
+	for _, c := range t.issuers {
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+	}
+	return text
+}
+
 // Issuer returns the DER of the issuing authority's certificate, which a server sends after its own.
 func (t *Trust) Issuer(name Issuer) ([]byte, error) {
 	for _, c := range t.issuers {
