@@ -13,7 +13,8 @@ import (
 )
 
 // parseXWD reads what xwd(1) writes, as XWDFile.h describes it: a big-endian header of 32-bit words, a colour table, rows of
-// pixels. Only true colour of 32 bits a pixel is taken, which is what the desktops here have.
+// pixels. Only true colour of 32 or 24 bits a pixel is taken. (xwd packs pixels into 24 bits, in rows that stay as long, as soon as
+// one window on the screen has a visual of its own, as those of GTK have.)
 func parseXWD(dump []byte) (*screen.Image, error) {
 	const words = 25
 	if len(dump) < words*4 {
@@ -22,7 +23,7 @@ func parseXWD(dump []byte) (*screen.Image, error) {
 	word := func(i int) int { return int(binary.BigEndian.Uint32(dump[4*i:])) }
 	headerSize, version, format := word(0), word(1), word(2)
 	width, height, lsbFirst, bits, stride, colours := word(4), word(5), word(7) == 0, word(11), word(12), word(19)
-	if version != 7 || format != 2 || bits != 32 || width < 1 || height < 1 || width > screen.MaxSide || height > screen.MaxSide || stride < 4*width {
+	if version != 7 || format != 2 || (bits != 32 && bits != 24) || width < 1 || height < 1 || width > screen.MaxSide || height > screen.MaxSide || stride < bits/8*width {
 		return nil, fmt.Errorf("xwd: version %d, format %d, %dx%d of %d bits: not taken", version, format, width, height, bits)
 	}
 	start := headerSize + 12*colours
@@ -32,12 +33,15 @@ func parseXWD(dump []byte) (*screen.Image, error) {
 	img := screen.NewImage(width, height)
 	for y := range height {
 		row, out := dump[start+y*stride:], img.Row(y, 0, width)
-		if lsbFirst {
-			copy(out, row)
-			continue
-		}
 		for x := range width {
-			out[4*x], out[4*x+1], out[4*x+2] = row[4*x+3], row[4*x+2], row[4*x+1]
+			pixel := row[x*bits/8:][:bits/8]
+			for i := range 3 {
+				if lsbFirst {
+					out[4*x+i] = pixel[i]
+				} else {
+					out[4*x+i] = pixel[len(pixel)-1-i]
+				}
+			}
 		}
 	}
 	return img, nil

@@ -43,8 +43,8 @@ type Box struct {
 	Keyboard *Keyboard
 	Link     *labnet.Link
 	TPM      *tpmsim.Sim
+	Agent    *Program // nil until Boot
 
-	agent   *Program             // nil before Start; written once by the house while it is built
 	touch   chan finger.Template // unbuffered: a finger is taken when the agent asks for one
 	cancel  context.CancelFunc
 	running sync.WaitGroup
@@ -125,11 +125,11 @@ func (b *Box) ScreenFile() string { return b.Place.Outside(screenFile) }
 
 // Running says whether the box's agent runs.
 func (b *Box) Running() bool {
-	if b.agent == nil {
+	if b.Agent == nil {
 		return false
 	}
 	select {
-	case <-b.agent.Done():
+	case <-b.Agent.Done():
 		return false
 	default:
 		return true

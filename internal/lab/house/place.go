@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -183,6 +184,21 @@ func (g *Program) Done() <-chan struct{} { return g.done }
 
 // Err is how the program ended; valid once Done is closed.
 func (g *Program) Err() error { return g.err }
+
+// MemoryMB is how much memory the program holds (proc(5), VmRSS), in MB of 2^20 bytes.
+func (g *Program) MemoryMB() (float64, error) {
+	raw, err := os.ReadFile("/proc/" + strconv.Itoa(g.PID) + "/status")
+	if err != nil {
+		return 0, fmt.Errorf("memory of %s: %w", g.Name, err)
+	}
+	for line := range strings.Lines(string(raw)) {
+		if fields := strings.Fields(line); len(fields) == 3 && fields[0] == "VmRSS:" {
+			kb, err := strconv.ParseFloat(fields[1], 64)
+			return kb / 1024, err
+		}
+	}
+	return 0, fmt.Errorf("memory of %s: it has ended", g.Name)
+}
 
 // Kill ends the program with SIGKILL and waits for it.
 func (g *Program) Kill() error {

@@ -40,6 +40,8 @@ func newPerson(name, account, language string, uid int, seed uint64) *Person {
 	}}
 }
 
+func (p *Person) account() Account { return Account{Name: p.Account, UID: p.UID, Full: p.Name} }
+
 // Impression is the finger placed once more; no two are equal.
 func (p *Person) Impression(f Finger) (finger.Template, error) {
 	grown, ok := p.hand[f]
