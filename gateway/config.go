@@ -28,21 +28,18 @@ type Config struct {
 	Language refusal.Lang // of a box's screen before a card is in
 	Support  string       // whom a person calls; shown on every amber and red screen
 
-	TLS        TLSFiles
+	TLS        string // folder with the gateway's own cert.pem, key.pem and ca.pem
 	FrontDoor  FrontDoorConfig
 	Tunnel     TunnelConfig
 	Devices    AuthorityConfig // issues device certificates at enrolment
-	References []string        // verifier keys of the notes that hold reference values (C2SP signed-note form)
+	EKRoots    string          // file: roots of the TPM manufacturers, PEM; empty = a registered EK is enough
+	References []string        // public release keys of the notes that hold reference values (C2SP signed-note form)
+	Threshold  int             // how many of them must have signed a note
 	Policies   string          // folder of Cedar policies; empty = the one that is built in
 	Database   string          // data source name; empty = SQLite in State
 	Console    string          // host:port of the operators' pages and API
 	Health     string          // host:port, loopback only
 	AuditKey   string          // file: signer key of the audit log's checkpoints (C2SP signed-note form)
-}
-
-// TLSFiles are PEM files: the gateway's own certificate chain and key, and the root of the domain.
-type TLSFiles struct {
-	Certificate, Key, CA string
 }
 
 // FrontDoorConfig is the part that boxes reach without a tunnel.
@@ -61,8 +58,8 @@ type TunnelConfig struct {
 
 // AuthorityConfig is a certificate authority on disk and what opens its key.
 type AuthorityConfig struct {
-	Dir      string // the folder that sdbox-pki init made
-	Identity string // file: age identity
+	Dir      string // the folder that sdbox-pki init or lend made
+	Identity string // file: age identity; empty = identity.txt in Dir
 }
 
 // Check looks at everything that can be checked without opening a file or a port, and names all that is wrong.
@@ -92,7 +89,13 @@ func (c Config) Check() error {
 		bad("front_door.max_waiting: want 1 to 65536, have %d", c.FrontDoor.MaxWaiting)
 	}
 	if len(c.References) == 0 {
-		bad("references: name at least one verifier key; without one no box can be believed")
+		bad("references: name at least one release key; without one no box can be believed")
+	}
+	if c.Threshold < 1 || c.Threshold > max(1, len(c.References)) {
+		bad("threshold: want 1 to the number of references, have %d", c.Threshold)
+	}
+	if c.Devices.Dir == "" {
+		bad("devices.dir: name the folder of the devices authority; sdbox-pki lend makes one for a gateway")
 	}
 	return errors.Join(errs...)
 }

@@ -25,14 +25,12 @@ type file struct {
 	Language   string   `toml:"language"`
 	Support    string   `toml:"support"`
 	References []string `toml:"references"`
+	Threshold  int      `toml:"threshold"`
+	TLS        string   `toml:"tls"`
+	EKRoots    string   `toml:"ek_roots"`
 	Policies   string   `toml:"policies"`
 	Database   string   `toml:"database"`
 
-	TLS struct {
-		Certificate string `toml:"certificate"`
-		Key         string `toml:"key"`
-		CA          string `toml:"ca"`
-	} `toml:"tls"`
 	FrontDoor struct {
 		Listen     string   `toml:"listen"`
 		Endpoints  []string `toml:"endpoints"`
@@ -62,6 +60,7 @@ type file struct {
 func defaults() file {
 	var f file
 	f.Name, f.State, f.Language = "gw1", "/var/lib/sdbox/gateway", string(refusal.French)
+	f.Threshold = 1
 	f.FrontDoor.Listen, f.FrontDoor.MaxWaiting = ":443", 256
 	f.Tunnel.Listen, f.Tunnel.Lease = ":443", "15m"
 	f.Console.Listen, f.Health.Listen = ":8443", "127.0.0.1:9090"
@@ -111,11 +110,7 @@ func (f file) config(dir string) (gateway.Config, error) {
 	return gateway.Config{
 		Domain: ident.Domain(f.Domain), Name: f.Name, State: state, Language: refusal.Lang(f.Language), Support: f.Support,
 		References: f.References, Policies: at(f.Policies, ""), Database: f.Database, Console: f.Console.Listen, Health: f.Health.Listen,
-		TLS: gateway.TLSFiles{
-			Certificate: at(f.TLS.Certificate, filepath.Join(state, "tls", "cert.pem")),
-			Key:         at(f.TLS.Key, filepath.Join(state, "tls", "key.pem")),
-			CA:          at(f.TLS.CA, filepath.Join(state, "tls", "ca.pem")),
-		},
+		TLS: at(f.TLS, filepath.Join(state, "tls")), EKRoots: at(f.EKRoots, ""), Threshold: f.Threshold,
 		FrontDoor: gateway.FrontDoorConfig{Listen: f.FrontDoor.Listen, Endpoints: f.FrontDoor.Endpoints, MaxWaiting: f.FrontDoor.MaxWaiting},
 		Tunnel:    gateway.TunnelConfig{Listen: f.Tunnel.Listen, Key: at(f.Tunnel.Key, filepath.Join(state, "tunnel.key")), Lease: lease},
 		Devices:   gateway.AuthorityConfig{Dir: at(f.Devices.Dir, ""), Identity: at(f.Devices.Identity, "")},

@@ -18,14 +18,6 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-type cli struct {
-	Run    runCmd    `cmd:"" help:"Run the gateway until it is told to stop."`
-	Init   initCmd   `cmd:"" help:"Write a commented configuration file and the keys that stay on this machine."`
-	Config configCmd `cmd:"" help:"Look at the configuration."`
-}
-
-var errUse = errors.New("wrong use")
-
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)

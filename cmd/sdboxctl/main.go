@@ -9,7 +9,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -44,19 +43,4 @@ func run(ctx context.Context, args []string, out, errs io.Writer) int {
 		return report(errs, hint(exitUsage, err, "sdboxctl --help lists the commands"))
 	}
 	return report(errs, k.Run(&printer{w: out, json: c.JSON}, &c))
-}
-
-func report(errs io.Writer, err error) int {
-	if err == nil {
-		return exitDone
-	}
-	fmt.Fprintln(errs, "sdboxctl:", err)
-	var p *problem
-	if !errors.As(err, &p) {
-		return exitFailed
-	}
-	if p.hint != "" {
-		fmt.Fprintln(errs, "hint:", p.hint)
-	}
-	return p.code
 }

@@ -2,6 +2,12 @@
 
 package main
 
+import (
+	"errors"
+	"fmt"
+	"io"
+)
+
 // The exit codes; the package comment documents them.
 const (
 	exitDone        = 0
@@ -25,3 +31,18 @@ func (p *problem) Error() string { return p.err.Error() }
 func (p *problem) Unwrap() error { return p.err }
 
 func hint(code int, err error, text string) error { return &problem{code: code, err: err, hint: text} }
+
+func report(errs io.Writer, err error) int {
+	if err == nil {
+		return exitDone
+	}
+	fmt.Fprintln(errs, "sdboxctl:", err)
+	var p *problem
+	if !errors.As(err, &p) {
+		return exitFailed
+	}
+	if p.hint != "" {
+		fmt.Fprintln(errs, "hint:", p.hint)
+	}
+	return p.code
+}

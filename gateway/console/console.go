@@ -7,7 +7,6 @@ package console
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"embed"
 	"errors"
 	"fmt"
@@ -16,6 +15,14 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"sdbox/firmware/reference"
+	"sdbox/gateway/audit"
+	"sdbox/gateway/frontdoor"
+	"sdbox/gateway/registry"
+	"sdbox/gateway/session"
+	"sdbox/gateway/store"
+	"sdbox/pki/profile"
 )
 
 // maxBody is the longest body of a request, in bytes: a signed note of reference values is the longest thing sent here.
@@ -30,14 +37,28 @@ var files embed.FS
 // operatorKey is the request context's key of the operator's name.
 type operatorKey struct{}
 
+// Config is what the console needs.
+type Config struct {
+	Gateway     string // DNS name, shown on every page
+	Certificate tls.Certificate
+	Trust       *profile.Trust
+	Store       *store.Store
+	Registry    *registry.Registry
+	Sessions    *session.Server
+	Door        *frontdoor.Door
+	Audit       *audit.Log
+	Notes       *reference.Trust // a note that does not open is not stored
+	Scratch     string           // folder for exports under way
+	Log         *slog.Logger
+}
+
 // Console is the operators' server. All methods may be called from any goroutine.
 type Console struct {
-	conf     Config
-	pages    *template.Template
-	handler  http.Handler
-	feeds    chan struct{} // one place per open page
-	log      *slog.Logger
-	operator func(*x509.Certificate) (string, error)
+	conf    Config
+	pages   *template.Template
+	handler http.Handler
+	feeds   chan struct{} // one place per open page
+	log     *slog.Logger
 }
 
 // New makes a console.
@@ -87,15 +108,20 @@ func (c *Console) Serve(ctx context.Context, ln net.Listener) error {
 func (c *Console) tlsConfig() *tls.Config {
 	return &tls.Config{
 		Certificates: []tls.Certificate{c.conf.Certificate}, MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true,
-		ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: c.conf.Roots, NextProtos: []string{"h2", "http/1.1"},
+		ClientAuth: tls.RequireAnyClientCert, NextProtos: []string{"h2", "http/1.1"},
 		VerifyConnection: func(cs tls.ConnectionState) error {
-			if len(cs.VerifiedChains) == 0 {
-				return errors.New("console: no operator certificate")
-			}
-			_, err := c.conf.Operator(cs.PeerCertificates[0])
+			_, err := c.name(cs)
 			return err
 		},
 	}
+}
+
+// name is the operator of a connection.
+func (c *Console) name(cs tls.ConnectionState) (string, error) {
+	if len(cs.PeerCertificates) == 0 {
+		return "", errors.New("console: no operator certificate")
+	}
+	return c.conf.Trust.VerifyOperator(cs.PeerCertificates[0].Raw, time.Now())
 }
 
 // known names the operator and sets what every answer carries.
@@ -109,11 +135,11 @@ func (c *Console) known(next http.Handler) http.Handler {
 		h.Set("Cross-Origin-Opener-Policy", "same-origin")
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("Cache-Control", "no-store")
-		if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
+		if r.TLS == nil {
 			http.Error(w, "an operator certificate is needed", http.StatusUnauthorized)
 			return
 		}
-		name, err := c.conf.Operator(r.TLS.PeerCertificates[0]) // again: a connection may be older than a lock on the certificate
+		name, err := c.name(*r.TLS) // again: a connection may outlive its certificate
 		if err != nil {
 			http.Error(w, "this certificate is not an operator's", http.StatusForbidden)
 			return

@@ -13,7 +13,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"sdbox/internal/ident"
 	"sdbox/internal/refusal"
 )
 
@@ -178,7 +177,7 @@ func (c *Console) cutForm(w http.ResponseWriter, r *http.Request) {
 		c.askCut(w, r, http.StatusUnprocessableEntity, s, reason, v.Words.ReasonMissing)
 		return
 	}
-	if err := c.cut(r, s.ID, reason); err != nil {
+	if err := c.cut(r, reason); err != nil {
 		c.failed(w, r, err)
 		return
 	}
@@ -225,5 +224,3 @@ func (c *Console) foreign(w http.ResponseWriter, r *http.Request) {
 	c.log.Warn("cross-origin request refused", "room", "console", "operator", operator(r), "path", r.URL.Path)
 	c.render(w, http.StatusForbidden, "problem", v)
 }
-
-func parseID(r *http.Request) (ident.ID, error) { return ident.ParseID(r.PathValue("id")) }

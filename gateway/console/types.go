@@ -102,15 +102,17 @@ type Cut struct {
 	Reason string `json:"reason"` // 3 to 200 characters, read by the person on the screen
 }
 
-// Why is one answer of GET /api/v1/refusals/{code-suffix}, newest first.
+// Why is one answer of GET /api/v1/refusals/{code-suffix}, newest first: what the audit log says of it.
 type Why struct {
-	At     time.Time         `json:"at"`
-	Code   string            `json:"code"`
-	Box    string            `json:"box,omitempty"`
-	Person string            `json:"person,omitempty"`
-	Detail map[string]string `json:"detail,omitempty"` // what the screen does not say
-	Cause  string            `json:"cause,omitempty"`
-	Next   string            `json:"next,omitempty"`
+	At      time.Time         `json:"at"`
+	Code    string            `json:"code"`
+	Action  string            `json:"action"`
+	Actor   string            `json:"actor"`
+	Object  string            `json:"object"`
+	Session string            `json:"session,omitempty"`
+	Detail  map[string]string `json:"detail,omitempty"` // what the screen does not say
+	Means   string            `json:"means"`            // what the screen says, in English
+	Fix     string            `json:"fix"`              // who can end it: person, it, support, centre
 }
 
 // Problem is the body of every answer that is not a success.

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"archive/tar"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"sdbox/gateway/audit"
+	"sdbox/internal/merkle"
+)
+
+type auditCmd struct {
+	Export auditExport `cmd:"" help:"Fetch the whole audit log into a new folder."`
+	Verify auditVerify `cmd:"" help:"Check an exported audit log; needs no gateway."`
+}
+
+type auditExport struct {
+	Dir string `arg:"" type:"path" help:"Folder to make."`
+}
+
+// Run fetches the log.
+func (a *auditExport) Run(ctx context.Context, c *cli, out *printer) error {
+	cl, err := newClient(c.Config)
+	if err != nil {
+		return err
+	}
+	resp, err := cl.send(ctx, "GET", "audit/export", nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if err := os.Mkdir(a.Dir, 0o700); err != nil {
+		return hint(exitConflict, fmt.Errorf("export: %w", err), "name a folder that does not exist yet")
+	}
+	n, err := unpack(resp.Body, a.Dir)
+	if err != nil {
+		return errors.Join(fmt.Errorf("export: %w", err), os.RemoveAll(a.Dir)) // half an export is worse than none
+	}
+	return out.print(exportReport{Dir: a.Dir, Files: n})
+}
+
+type exportReport struct {
+	Dir   string `json:"dir"`
+	Files int    `json:"files"`
+}
+
+// unpack writes a tar of plain files below dir, and never beside it.
+func unpack(r io.Reader, dir string) (int, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return 0, err
+	}
+	defer root.Close()
+	in := tar.NewReader(r)
+	for n := 0; ; n++ {
+		h, err := in.Next()
+		if errors.Is(err, io.EOF) {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+		if h.Typeflag != tar.TypeReg {
+			return n, fmt.Errorf("%.80q is not a plain file", h.Name)
+		}
+		if err := root.MkdirAll(filepath.Dir(h.Name), 0o700); err != nil {
+			return n, err
+		}
+		f, err := root.OpenFile(h.Name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return n, err
+		}
+		_, err = io.Copy(f, in)
+		if err = errors.Join(err, f.Close()); err != nil {
+			return n, err
+		}
+	}
+}
+
+type auditVerify struct {
+	Dir        string   `arg:"" type:"existingdir" help:"Folder with an export."`
+	Key        string   `required:"" type:"existingfile" help:"File with the log's verifier key: audit.pub, which sdbox-gateway init wrote."`
+	Checkpoint []string `type:"existingfile" help:"Checkpoints kept from earlier exports: only they show that a whole end was cut off."`
+}
+
+// Run checks the log with nothing but its verifier key.
+func (a *auditVerify) Run(out *printer) error {
+	key, err := os.ReadFile(a.Key)
+	if err != nil {
+		return fmt.Errorf("verifier key: %w", err)
+	}
+	var kept [][]byte
+	for _, path := range a.Checkpoint {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return fmt.Errorf("checkpoint: %w", err)
+		}
+		kept = append(kept, text)
+	}
+	report, err := audit.Verify(a.Dir, strings.TrimSpace(string(key)), kept...)
+	var bad *audit.BadRowError
+	switch {
+	case errors.As(err, &bad):
+		return hint(exitBadAudit, err, fmt.Sprintf("row %d is the first that is wrong; those before it are as they were sealed", bad.Row))
+	case errors.Is(err, merkle.ErrDamaged):
+		return hint(exitBadAudit, err, "the seals themselves do not hold together: compare with a checkpoint kept elsewhere")
+	case err != nil:
+		return err
+	}
+	return out.print(verifyReport{OK: true, Log: report.Log, Rows: report.Rows, Root: hex.EncodeToString(report.Root[:]),
+		First: stamp(report.First), Last: stamp(report.Last), Erased: report.Erased})
+}
+
+type verifyReport struct {
+	OK     bool   `json:"ok"`
+	Log    string `json:"log"`
+	Rows   int64  `json:"rows"`
+	Root   string `json:"root"`
+	First  string `json:"first,omitempty"`
+	Last   string `json:"last,omitempty"`
+	Erased int64  `json:"erased"`
+}

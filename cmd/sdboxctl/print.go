@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"sdbox/gateway/console"
+)
+
+// printer writes answers for people, as tables, or for programs, as JSON.
+type printer struct {
+	w    io.Writer
+	json bool
+}
+
+func (p *printer) print(v any) error {
+	if p.json {
+		enc := json.NewEncoder(p.w)
+		enc.SetIndent("", "  ")
+		return enc.Encode(v)
+	}
+	t := tabwriter.NewWriter(p.w, 0, 4, 2, ' ', 0)
+	switch v := v.(type) {
+	case struct{}:
+		fmt.Fprintln(t, "done")
+	case console.Box:
+		boxes(t, v)
+	case []console.Box:
+		boxes(t, v...)
+	case console.Person:
+		fmt.Fprintln(t, v.ID)
+	case []console.Person:
+		for _, x := range v {
+			row(t, x.ID, x.Name, x.Language)
+		}
+	case console.Card:
+		fmt.Fprintln(t, v.GUID)
+	case []console.Card:
+		for _, x := range v {
+			row(t, x.GUID, x.Person, x.State)
+		}
+	default:
+		p.more(t, v)
+	}
+	return t.Flush()
+}
+
+func (p *printer) more(t io.Writer, v any) {
+	switch v := v.(type) {
+	case console.Bubble:
+		row(t, v.Name, v.Title, v.Address)
+	case []console.Bubble:
+		for _, x := range v {
+			row(t, x.Name, x.Title, x.Address, strings.Join(x.Countries, ","), stamp(x.Closes))
+		}
+	case console.Membership:
+		row(t, v.Person, v.Bubble, v.Account, stamp(v.Until))
+	case []console.Membership:
+		for _, x := range v {
+			row(t, x.Person, x.Bubble, x.Account, stamp(x.Until))
+		}
+	case console.Reference:
+		row(t, v.Name, v.Model)
+	case []console.Reference:
+		for _, x := range v {
+			row(t, x.Name, x.Model)
+		}
+	case console.Lock:
+		row(t, v.ID, v.Target, v.Message)
+	case []console.Lock:
+		for _, x := range v {
+			row(t, x.ID, x.Target, x.Message)
+		}
+	case []console.Session:
+		row(t, "SESSION", "PERSON", "BOX", "BUBBLE", "STATE", "SINCE")
+		for _, x := range v {
+			row(t, x.ID, x.Person, x.Box, x.Bubble, x.State, stamp(x.Since))
+		}
+	case []console.Why:
+		why(t, v)
+	case exportReport:
+		fmt.Fprintf(t, "%d files in %s; check them with sdboxctl audit verify\n", v.Files, v.Dir)
+	case verifyReport:
+		fmt.Fprintf(t, "The audit log %s is whole: %d rows, %s to %s, tree %s\n", v.Log, v.Rows, v.First, v.Last, v.Root)
+	default:
+		panic(fmt.Sprintf("sdboxctl: no table for %T", v))
+	}
+}
+
+func row(w io.Writer, cells ...string) { fmt.Fprintln(w, strings.Join(cells, "\t")) }
+
+func boxes(t io.Writer, list ...console.Box) {
+	row(t, "BOX", "COUNTRY", "SITE", "STATE", "ADDRESS")
+	for _, b := range list {
+		state := "registered"
+		switch {
+		case b.Locked:
+			state = "locked"
+		case b.Attested:
+			state = "attested until " + stamp(b.Until)
+		case b.Enrolled:
+			state = "not connected"
+		}
+		row(t, b.Serial, b.Country, b.Site, state, b.Address)
+	}
+}
+
+// why tells each occurrence as a small paragraph: details are names and values of any length.
+func why(t io.Writer, list []console.Why) {
+	for _, w := range list {
+		fmt.Fprintf(t, "%s  %s  %s\n  %s by %s on %s\n  can be ended by: %s\n", stamp(w.At), w.Code, w.Means, w.Action, w.Actor, w.Object, w.Fix)
+		for _, k := range slices.Sorted(maps.Keys(w.Detail)) {
+			fmt.Fprintf(t, "  %s: %s\n", k, w.Detail[k])
+		}
+	}
+}
+
+func stamp(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339)
+}

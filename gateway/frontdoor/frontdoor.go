@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package frontdoor is the one thing a box reaches without a tunnel: TLS on port 443. A machine without a certificate may only
+// enrol; a box with one may prove its state, and gets a tunnel peer for a quarter of an hour if the proof is good.
+//
+//	no certificate      Hello, EnrolRequest -> EnrolChallenge -> EnrolAnswer -> EnrolResult
+//	device certificate  Hello, NonceRequest -> Nonce -> Evidence -> Lease
+//	either              Refused B03, with the reason in the log and in the audit only
+package frontdoor
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"sdbox/gateway/appraise"
+	"sdbox/gateway/registry"
+	"sdbox/gateway/store"
+	"sdbox/internal/attest"
+	"sdbox/internal/line"
+	"sdbox/internal/refusal"
+	"sdbox/internal/seal"
+	"sdbox/internal/tunnel"
+	"sdbox/internal/wire"
+	"sdbox/pki/ca"
+	"sdbox/pki/profile"
+)
+
+// ALPN is the protocol of the front door: line frames with wire messages.
+const ALPN = "sdbox/1"
+
+// How long a connection may last. A TPM signs in less than a second, and none that we know needs 20.
+const (
+	handshakeTime    = 10 * time.Second
+	conversationTime = 60 * time.Second
+	silence          = 20 * time.Second
+)
+
+// perSource is how many connections one address (a /64 for IPv6) may hold at once: a site behind one address has tens of boxes.
+const perSource = 32
+
+// MaxLease is the longest life of a lease (architecture.md 3).
+const MaxLease = 15 * time.Minute
+
+// Config is what the front door needs.
+type Config struct {
+	Name     string // the gateway's short name
+	Store    *store.Store
+	Registry *registry.Registry
+	Trust    *profile.Trust
+	Identity tls.Certificate // the gateway's own; Leaf is set
+	Devices  *ca.Authority   // issues device certificates
+	EKRoots  *attest.EKRoots // manufacturers of TPMs; nil = a registered EK hash is enough
+	Verifier *appraise.Verifier
+	Signer   *seal.Signer // of attestation results, with the identity's key
+	Tunnel   *tunnel.Gateway
+
+	TunnelKey      wire.Key   // the gateway's public one
+	GatewayAddress netip.Addr // inner
+	Endpoints      []string   // outer UDP host:port of the tunnel, best first
+	Lease          time.Duration
+	MaxWaiting     int // connections at once
+
+	Language refusal.Lang
+	Support  string
+	Log      *slog.Logger
+}
+
+// Door is the front door. All methods may be called from any goroutine.
+type Door struct {
+	conf Config
+	spki []byte // of the gateway's certificate
+
+	granting sync.Mutex // held while a peer is made, so that a lease and its peer are the same one
+
+	mu        sync.Mutex
+	leases    map[netip.Addr]lease        // guarded by mu; by inner address
+	history   map[string][]attest.Binding // guarded by mu; by serial, the newest last
+	sources   map[netip.Prefix]int        // guarded by mu; open connections
+	strangers []time.Time                 // guarded by mu; refusals of machines that are not registered
+}
+
+// New makes a front door.
+func New(conf Config) (*Door, error) {
+	switch {
+	case conf.Store == nil || conf.Registry == nil || conf.Trust == nil || conf.Devices == nil || conf.Verifier == nil || conf.Signer == nil || conf.Tunnel == nil:
+		return nil, errors.New("front door: incomplete configuration")
+	case conf.Identity.Leaf == nil:
+		return nil, errors.New("front door: the gateway's certificate is missing")
+	case conf.Lease <= 0 || conf.Lease > MaxLease:
+		return nil, fmt.Errorf("front door: lease of %v: at most %v", conf.Lease, MaxLease)
+	case conf.MaxWaiting < 1:
+		return nil, errors.New("front door: no connection allowed")
+	}
+	spki, err := x509.MarshalPKIXPublicKey(conf.Identity.Leaf.PublicKey)
+	if err != nil {
+		return nil, fmt.Errorf("front door: %w", err)
+	}
+	if conf.Log == nil {
+		conf.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Door{conf: conf, spki: spki, leases: map[netip.Addr]lease{}, history: map[string][]attest.Binding{}, sources: map[netip.Prefix]int{}}, nil
+}
+
+// tlsConfig accepts TLS 1.3 with the hybrid key exchange and nothing else. There are no tickets: a resumed session would skip the
+// proof of the device key. A certificate is optional here; what may be said depends on it.
+func (d *Door) tlsConfig() *tls.Config {
+	return &tls.Config{
+		Certificates: []tls.Certificate{d.conf.Identity}, MinVersion: tls.VersionTLS13, CurvePreferences: []tls.CurveID{tls.X25519MLKEM768},
+		NextProtos: []string{ALPN}, SessionTicketsDisabled: true, ClientAuth: tls.RequestClientCert,
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			switch {
+			case cs.CurveID != tls.X25519MLKEM768:
+				return fmt.Errorf("front door: key exchange %v, want X25519MLKEM768", cs.CurveID)
+			case cs.NegotiatedProtocol != ALPN:
+				return fmt.Errorf("front door: protocol %q, want %q", cs.NegotiatedProtocol, ALPN)
+			case len(cs.PeerCertificates) == 0:
+				return nil
+			}
+			_, err := d.conf.Trust.VerifyBox(cs.PeerCertificates[0].Raw, time.Now())
+			return err
+		},
+	}
+}
+
+// Serve answers on a TCP listener until ctx ends, and returns when the last connection is closed. It owns the listener. More
+// connections than MaxWaiting, or than one source may hold, are closed at once.
+func (d *Door) Serve(ctx context.Context, ln net.Listener) error {
+	var all sync.WaitGroup
+	defer all.Wait()
+	stop := context.AfterFunc(ctx, func() { ln.Close() })
+	defer stop()
+	conf := d.tlsConfig()
+	places := make(chan struct{}, d.conf.MaxWaiting)
+	for {
+		conn, err := ln.Accept()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("front door: %w", err)
+		}
+		source, ok := d.enter(conn)
+		if !ok {
+			conn.Close()
+			continue
+		}
+		select {
+		case places <- struct{}{}:
+			all.Go(func() {
+				d.serve(ctx, conn, conf)
+				d.leave(source)
+				<-places
+			})
+		default:
+			d.leave(source)
+			conn.Close()
+		}
+	}
+}
+
+// enter counts a connection of a source.
+func (d *Door) enter(conn net.Conn) (netip.Prefix, bool) {
+	peer, err := netip.ParseAddrPort(conn.RemoteAddr().String())
+	if err != nil {
+		return netip.Prefix{}, false
+	}
+	addr := peer.Addr().Unmap().WithZone("")
+	bits := 32
+	if addr.Is6() {
+		bits = 64
+	}
+	source, err := addr.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}, false
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.sources[source] >= perSource {
+		return source, false
+	}
+	d.sources[source]++
+	return source, true
+}
+
+func (d *Door) leave(source netip.Prefix) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.sources[source]--; d.sources[source] == 0 {
+		delete(d.sources, source)
+	}
+}
+
+// visit is one connection; it belongs to its goroutine.
+type visit struct {
+	door     *Door
+	line     *line.Conn
+	from     string
+	exporter []byte
+	device   []byte // SPKI of the client certificate; nil without one
+	hash     [32]byte
+	box      profile.Box
+	nonce    nonce
+}
+
+func (d *Door) serve(ctx context.Context, conn net.Conn, conf *tls.Config) {
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(ctx, conversationTime)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { conn.Close() }) // whatever it waits for
+	defer stop()
+	v, err := d.welcome(ctx, tls.Server(conn, conf), conn.RemoteAddr().String())
+	if err == nil && v.device == nil {
+		err = v.enrol(ctx)
+	} else if err == nil {
+		err = v.attest(ctx)
+	}
+	if err != nil {
+		d.conf.Log.Info("visit ended", "room", "frontdoor", "from", conn.RemoteAddr().String(), "err", err)
+	}
+}
+
+// welcome makes the TLS handshake and exchanges Hellos.
+func (d *Door) welcome(ctx context.Context, conn *tls.Conn, from string) (*visit, error) {
+	limited, cancel := context.WithTimeout(ctx, handshakeTime)
+	defer cancel()
+	if err := conn.HandshakeContext(limited); err != nil {
+		return nil, fmt.Errorf("handshake: %w", err)
+	}
+	cs := conn.ConnectionState()
+	v := &visit{door: d, from: from}
+	var err error
+	if v.exporter, err = cs.ExportKeyingMaterial(wire.ExporterLabel, nil, 32); err != nil {
+		return nil, fmt.Errorf("export: %w", err)
+	}
+	hello := &wire.Hello{Language: d.conf.Language, Support: d.conf.Support, Now: time.Now().UnixMilli()}
+	if len(cs.PeerCertificates) > 0 {
+		leaf := cs.PeerCertificates[0]
+		if v.box, err = d.conf.Trust.VerifyBox(leaf.Raw, time.Now()); err != nil {
+			return nil, err
+		}
+		v.device, v.hash, hello.Box = leaf.RawSubjectPublicKeyInfo, sha256.Sum256(leaf.Raw), v.box.Serial
+	}
+	if v.line, err = line.New(conn, wire.FromBox, silence); err != nil {
+		return nil, err
+	}
+	_, err = v.line.Greet(hello)
+	return v, err
+}

@@ -1,0 +1,387 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package gateway is the centre of sdbox as one program: it opens the rooms below it, joins them and serves until it is told to
+// stop. The rooms do not know one another where they need not: that an inner address is a box is told here from the front door to
+// the sessions.
+package gateway
+
+import (
+	"context"
+	"crypto"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"sdbox/firmware/reference"
+	"sdbox/gateway/admission"
+	"sdbox/gateway/appraise"
+	"sdbox/gateway/audit"
+	"sdbox/gateway/console"
+	"sdbox/gateway/frontdoor"
+	"sdbox/gateway/registry"
+	"sdbox/gateway/session"
+	"sdbox/gateway/store"
+	"sdbox/internal/attest"
+	"sdbox/internal/refusal"
+	"sdbox/internal/seal"
+	"sdbox/internal/stream"
+	"sdbox/internal/tunnel"
+	"sdbox/internal/wire"
+	"sdbox/pki/ca"
+	"sdbox/pki/profile"
+)
+
+// The ports inside the tunnel (architecture.md 7).
+const (
+	linePort  = 7000
+	mediaPort = 7001
+)
+
+// tellTime is how long a box that was locked keeps its tunnel after its session ended, so that the reason reaches its screen.
+const tellTime = 500 * time.Millisecond
+
+// Gateway is a gateway with everything open. Run serves it, once; Close lets go of what Run has not.
+type Gateway struct {
+	conf     Config
+	log      *slog.Logger
+	store    *store.Store
+	registry *registry.Registry
+	identity profile.Identity
+	notes    *reference.Trust
+	verifier *appraise.Verifier
+	sealed   *audit.Log
+	tunnel   *tunnel.Gateway
+	mux      *stream.Mux
+
+	tunnelKey wire.Key   // public
+	inner     netip.Addr // the gateway's inner address
+
+	door     *frontdoor.Door
+	sessions *session.Server
+	console  *console.Console
+
+	front, lines, pages, health net.Listener
+	close                       []func() error // in the order of opening
+}
+
+// New opens everything a gateway needs: database, keys, ports. An error says which of them, and leaves nothing open.
+func New(ctx context.Context, conf Config, log *slog.Logger) (*Gateway, error) {
+	if err := conf.Check(); err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	g := &Gateway{conf: conf, log: log}
+	for _, open := range []func(context.Context) error{g.openState, g.openTrust, g.openTunnel, g.openRooms, g.openPorts} {
+		if err := open(ctx); err != nil {
+			return nil, errors.Join(err, g.Close())
+		}
+	}
+	return g, nil
+}
+
+// Close closes what is open, the newest first.
+func (g *Gateway) Close() error {
+	var errs []error
+	for i := len(g.close) - 1; i >= 0; i-- {
+		if err := g.close[i](); err != nil && !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	g.close = nil
+	return errors.Join(errs...)
+}
+
+func (g *Gateway) actor() string { return "gateway:" + g.conf.Name }
+
+func (g *Gateway) openState(ctx context.Context) error {
+	if err := os.MkdirAll(g.conf.State, 0o700); err != nil {
+		return fmt.Errorf("state: %w", err)
+	}
+	dsn := g.conf.Database
+	if dsn == "" {
+		dsn = "sqlite:" + filepath.Join(g.conf.State, "gateway.db")
+	}
+	var err error
+	if g.store, err = store.Open(ctx, dsn); err != nil {
+		return err
+	}
+	g.close = append(g.close, g.store.Close)
+	g.registry = registry.New(g.store)
+	key, err := os.ReadFile(g.conf.AuditKey)
+	if err != nil {
+		return fmt.Errorf("audit key: %w", err)
+	}
+	g.sealed, err = audit.Open(ctx, audit.Config{Store: g.store, Dir: filepath.Join(g.conf.State, "audit"), Key: strings.TrimSpace(string(key))})
+	return err
+}
+
+func (g *Gateway) openTrust(ctx context.Context) error {
+	var err error
+	if g.identity, err = profile.LoadIdentity(g.conf.TLS, g.conf.Domain); err != nil {
+		return err
+	}
+	name, err := g.identity.Trust.VerifyGateway(g.identity.TLS.Leaf.Raw, time.Now())
+	if err != nil {
+		return fmt.Errorf("own certificate: %w", err)
+	}
+	if name != g.conf.Name {
+		return fmt.Errorf("own certificate: it is for gateway %s, the configuration says %s", name, g.conf.Name)
+	}
+	if g.notes, err = reference.NewTrust(g.conf.Threshold, g.conf.References...); err != nil {
+		return fmt.Errorf("references: %w", err)
+	}
+	g.verifier = appraise.New(g.notes, "sdbox", g.conf.Name)
+	return g.useReferences(ctx)
+}
+
+// useReferences reads the notes that the registry points at. A note that no longer opens, because the release keys changed, is left
+// out: the others still count.
+func (g *Gateway) useReferences(ctx context.Context) error {
+	rows, err := g.registry.References(ctx, "")
+	if err != nil {
+		return err
+	}
+	var notes [][]byte
+	for _, row := range rows {
+		if _, err := g.notes.Open(row.Note); err != nil {
+			g.log.Error("reference note left out", "room", "gateway", "note", row.Name, "err", err)
+			continue
+		}
+		notes = append(notes, row.Note)
+	}
+	return g.verifier.Use(notes...)
+}
+
+func (g *Gateway) openTunnel(ctx context.Context) error {
+	text, err := os.ReadFile(g.conf.Tunnel.Key)
+	if err != nil {
+		return fmt.Errorf("tunnel key: %w", err)
+	}
+	raw, err := hex.DecodeString(strings.TrimSpace(string(text)))
+	if err != nil || len(raw) != 32 {
+		return fmt.Errorf("tunnel key %s: want 64 hexadecimal digits", g.conf.Tunnel.Key)
+	}
+	network, err := g.registry.Network(ctx, g.actor())
+	if err != nil {
+		return err
+	}
+	udp, err := net.ResolveUDPAddr("udp", g.conf.Tunnel.Listen)
+	if err != nil {
+		return fmt.Errorf("tunnel.listen: %w", err)
+	}
+	g.tunnel, err = tunnel.NewGateway(tunnel.GatewayConfig{Key: [32]byte(raw), Address: network.Gateway, Prefix: network.Prefix, UDP: udp, Log: g.log})
+	if err != nil {
+		return err
+	}
+	g.close = append(g.close, g.tunnel.Close)
+	public, err := tunnel.PublicKey([32]byte(raw))
+	if err != nil {
+		return err
+	}
+	g.tunnelKey, g.inner = public, network.Gateway
+	if g.lines, err = g.tunnel.Listen(linePort); err != nil {
+		return err
+	}
+	g.close = append(g.close, g.lines.Close)
+	media, err := g.tunnel.ListenUDP(mediaPort)
+	if err != nil {
+		return err
+	}
+	if g.mux, err = stream.NewMux(media); err != nil {
+		return errors.Join(err, media.Close())
+	}
+	g.close = append(g.close, g.mux.Close)
+	return nil
+}
+
+func (g *Gateway) openRooms(context.Context) error {
+	c := g.conf
+	devices, err := ca.Open(c.Devices.Dir, profile.Devices, c.Devices.Identity)
+	if err != nil {
+		return err
+	}
+	key, ok := g.identity.TLS.PrivateKey.(crypto.Signer)
+	if !ok {
+		return errors.New("own key: it cannot sign")
+	}
+	signer, err := seal.NewSigner(key, c.Domain.Gateway(c.Name))
+	if err != nil {
+		return err
+	}
+	roots, err := g.ekRoots()
+	if err != nil {
+		return err
+	}
+	policies, err := g.policies()
+	if err != nil {
+		return err
+	}
+	g.door, err = frontdoor.New(frontdoor.Config{
+		Name: c.Name, Store: g.store, Registry: g.registry, Trust: g.identity.Trust, Identity: g.identity.TLS, Devices: devices, EKRoots: roots,
+		Verifier: g.verifier, Signer: signer, Tunnel: g.tunnel, TunnelKey: g.tunnelKey, GatewayAddress: g.inner, Endpoints: c.FrontDoor.Endpoints,
+		Lease: c.Tunnel.Lease, MaxWaiting: c.FrontDoor.MaxWaiting, Language: c.Language, Support: c.Support, Log: g.log,
+	})
+	if err != nil {
+		return err
+	}
+	sessions := session.Config{
+		Name: c.Name, Store: g.store, Registry: g.registry, Policies: policies, Trust: g.identity.Trust, Domain: c.Domain, Identity: g.identity.TLS,
+		Signer: signer, TunnelKey: g.tunnelKey, Mux: g.mux, Language: c.Language, Support: c.Support, Box: g.box, Log: g.log,
+	}
+	sessions.Dial = sessions.Bubbles()
+	if g.sessions, err = session.New(sessions); err != nil {
+		return err
+	}
+	g.console, err = console.New(console.Config{
+		Gateway: c.Domain.Gateway(c.Name), Certificate: g.identity.TLS, Trust: g.identity.Trust, Store: g.store, Registry: g.registry,
+		Sessions: g.sessions, Door: g.door, Audit: g.sealed, Notes: g.notes, Scratch: c.State, Log: g.log,
+	})
+	return err
+}
+
+// box is how the sessions learn what the front door knows: inside the tunnel, an address is a box.
+func (g *Gateway) box(addr netip.Addr) (session.Box, bool) {
+	l, ok := g.door.Lease(addr)
+	return session.Box{Serial: l.Serial, TunnelKey: l.TunnelKey, Certificate: l.Certificate, Result: l.Result, Expires: l.Expires}, ok
+}
+
+func (g *Gateway) ekRoots() (*attest.EKRoots, error) {
+	if g.conf.EKRoots == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(g.conf.EKRoots)
+	if err != nil {
+		return nil, fmt.Errorf("ek_roots: %w", err)
+	}
+	return attest.NewEKRoots(g.conf.Domain, text)
+}
+
+func (g *Gateway) policies() (*admission.Policies, error) {
+	if g.conf.Policies == "" {
+		return admission.Shipped()
+	}
+	return admission.Load(os.DirFS(g.conf.Policies))
+}
+
+func (g *Gateway) openPorts(ctx context.Context) error {
+	for _, p := range []struct {
+		key, addr string
+		into      *net.Listener
+	}{{"front_door.listen", g.conf.FrontDoor.Listen, &g.front}, {"console.listen", g.conf.Console, &g.pages}, {"health.listen", g.conf.Health, &g.health}} {
+		ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", p.addr)
+		if err != nil {
+			return fmt.Errorf("%s: %w", p.key, err)
+		}
+		*p.into = ln
+		g.close = append(g.close, ln.Close)
+	}
+	return nil
+}
+
+// Run serves until ctx ends or one of the rooms fails, then ends the rest and closes everything. The first failure is the error.
+func (g *Gateway) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	after, err := g.store.Last(ctx)
+	if err != nil {
+		return errors.Join(err, g.Close())
+	}
+	var all sync.WaitGroup
+	for name, serve := range map[string]func(context.Context) error{
+		"front door": func(ctx context.Context) error { return g.door.Serve(ctx, g.front) },
+		"sessions":   func(ctx context.Context) error { return g.sessions.Serve(ctx, g.lines) },
+		"console":    func(ctx context.Context) error { return g.console.Serve(ctx, g.pages) },
+		"health":     g.serveHealth,
+		"registry":   func(ctx context.Context) error { return g.watch(ctx, after) },
+		"audit": func(ctx context.Context) error {
+			return g.sealed.Run(ctx, func(err error) { g.log.Error("audit log not sealed", "room", "audit", "err", err) })
+		},
+	} {
+		all.Go(func() {
+			err := serve(ctx)
+			if err == nil && ctx.Err() == nil {
+				err = errors.New("ended by itself")
+			}
+			if err != nil && ctx.Err() == nil {
+				cancel(fmt.Errorf("%s: %w", name, err))
+			}
+		})
+	}
+	g.log.Info("gateway up", "room", "gateway", "front_door", g.front.Addr().String(), "console", g.pages.Addr().String(), "inner", g.inner.String())
+	<-ctx.Done()
+	all.Wait()
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+		return errors.Join(err, g.Close())
+	}
+	// What the last sessions wrote is sealed before the database closes.
+	last, done := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer done()
+	return errors.Join(g.sealed.Seal(last), g.Close())
+}
+
+// watch follows the changes that concern the boxes themselves: new reference values, and boxes that may not be here any more.
+func (g *Gateway) watch(ctx context.Context, after int64) error {
+	for e, err := range g.store.Watch(ctx, after) {
+		if err != nil {
+			return err
+		}
+		switch {
+		case strings.HasPrefix(e.Kind, "reference."):
+			if err := g.useReferences(ctx); err != nil {
+				return err
+			}
+		case e.Kind == "lock.add" || e.Kind == "box.retire":
+			for _, name := range e.Touches {
+				if serial, found := strings.CutPrefix(name, "box:"); found {
+					g.expel(ctx, serial)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// expel takes a box's tunnel away: first its person reads why, then the peer goes.
+func (g *Gateway) expel(ctx context.Context, serial string) {
+	limited, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if err := g.sessions.StopBox(limited, serial, g.actor(), refusal.New(refusal.NotIntact)); err != nil {
+		g.log.Warn("session of a locked box", "room", "gateway", "box", serial, "err", err)
+	}
+	told := time.NewTimer(tellTime)
+	defer told.Stop()
+	select {
+	case <-told.C:
+	case <-ctx.Done():
+	}
+	g.door.Drop(serial)
+}
+
+// serveHealth answers on loopback: alive, and ready when the database answers.
+func (g *Gateway) serveHealth(ctx context.Context) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		if _, err := g.store.Last(r.Context()); err != nil {
+			g.log.Error("not ready", "room", "gateway", "err", err)
+			http.Error(w, "the database does not answer", http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second, MaxHeaderBytes: 8 << 10}
+	stop := context.AfterFunc(ctx, func() { server.Close() })
+	defer stop()
+	if err := server.Serve(g.health); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
