@@ -105,3 +105,29 @@ func TestEveryScreenFitsEverySize(t *testing.T) {
 		}
 	}
 }
+
+// desktop fills an image with something like a bubble's picture.
+func desktop(img *screen.Image) {
+	img.Fill(img.Bounds(), 0x30506e)
+	img.Fill(image.Rect(200, 160, 1300, 900), 0xf4f4f4)
+	img.Fill(image.Rect(200, 160, 1300, 196), 0x3c4752)
+	for i := range 24 {
+		img.Fill(image.Rect(230, 220+i*26, 400+(i*197)%800, 232+i*26), 0x8a929b)
+	}
+}
+
+func TestBarAndCoverAreDrawnOverAPicture(t *testing.T) {
+	k := newKiosk(t)
+	for _, lang := range []refusal.Lang{refusal.French, refusal.English} {
+		img := screen.NewImage(1920, 1080)
+		desktop(img)
+		img.Fill(image.Rect(0, 1076, 1920, 1080), 0x2563eb)
+		img.Fill(image.Rect(0, 0, 4, 1080), 0x2563eb)
+		img.Fill(image.Rect(1916, 0, 1920, 1080), 0x2563eb)
+		bar := image.Rect(0, 0, 1920, 40)
+		k.Bar(img, bar, Bar{Title: "Epidemiology of stroke", Person: "Camille Durand", Colour: 0x2563eb, Delay: 38 * time.Millisecond}, about(lang))
+		keep(t, "1920-desk-"+string(lang), img)
+		k.Cover(img, example(refusal.LinkLost), about(lang))
+		keep(t, "1920-lost-"+string(lang), img)
+	}
+}

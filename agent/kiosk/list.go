@@ -15,20 +15,20 @@ import (
 // Measures of the list, in pixels of a 1920x1080 screen.
 const (
 	listLeft, listWidth   = 340, 1240
-	listTop, listEnd      = 296, 908
-	rowHeight, tallHeight = 92, 128 // a project that can be opened, and one that cannot
-	rowGap                = 12
+	listTop, listEnd      = 264, 910
+	rowHeight, tallHeight = 92, 116 // a project that can be opened, and one that cannot
+	rowGap                = 10
 )
 
 func (v List) draw(p *page) {
 	p.ground()
 	left := p.px(listLeft)
 	k := p.face(medium, 30)
-	p.text(k, left, p.px(206), accent, p.kiosk.fonts.shorten(k, p.say.hello+" "+oneLine(v.Name), p.px(listWidth)))
-	p.text(p.face(bold, 52), left, p.px(264), ink, p.say.projects)
+	p.text(k, left, p.px(172), accent, p.kiosk.fonts.shorten(k, p.say.hello+" "+oneLine(v.Name), p.px(listWidth)))
+	p.text(p.face(bold, 52), left, p.px(232), ink, p.say.projects)
 	top := p.px(listTop)
 	if v.Refusal != nil {
-		top = p.notice(*v.Refusal, listTop) + p.px(20)
+		top = p.notice(*v.Refusal, listTop, listWidth) + p.px(16)
 	}
 	if len(v.Bubbles) == 0 {
 		p.paragraph(p.face(regular, 32), left, top+p.px(60), p.px(listWidth), 2, soft, p.say.noProjects, false)
@@ -103,14 +103,14 @@ func (p *page) project(b wire.Bubble, index int, selected bool, at image.Rectang
 	}
 	title, small := p.face(medium, 30), p.face(regular, 23)
 	if b.Refusal != nil {
-		p.code(*b.Refusal, right, at.Min.Y+p.px(14))
+		p.code(*b.Refusal, right, at.Min.Y+p.px(8))
 		name := p.kiosk.fonts.shorten(title, oneLine(b.Title), right-x-p.px(260))
-		p.text(title, x, at.Min.Y+p.px(44), soft, name)
+		p.text(title, x, at.Min.Y+p.px(40), soft, name)
 		w := b.Refusal.Words(p.Language)
 		lamp := p.lamp(w.Light)
-		p.sign(w.Light, vec{float64(x) + 11*p.s, float64(at.Min.Y) + 70*p.s}, 11*p.s)
-		p.text(p.face(medium, 23), x+p.px(34), at.Min.Y+p.px(78), lamp.ink, p.kiosk.fonts.shorten(p.face(medium, 23), w.Title, right-x-p.px(34)))
-		p.text(small, x+p.px(34), at.Min.Y+p.px(109), soft, p.kiosk.fonts.shorten(small, w.Next, right-x-p.px(34)))
+		p.sign(w.Light, vec{float64(x) + 11*p.s, float64(at.Min.Y) + 64*p.s}, 11*p.s)
+		p.text(p.face(medium, 23), x+p.px(34), at.Min.Y+p.px(72), lamp.ink, p.kiosk.fonts.shorten(p.face(medium, 23), w.Title, right-x-p.px(34)))
+		p.text(small, x+p.px(34), at.Min.Y+p.px(101), soft, p.kiosk.fonts.shorten(small, w.Next, right-x-p.px(34)))
 		return
 	}
 	p.text(title, x, at.Min.Y+p.px(42), ink, p.kiosk.fonts.shorten(title, oneLine(b.Title), right-x))

@@ -30,7 +30,7 @@ func (v Boot) draw(p *page) {
 	}
 	p.moment(lift, p.waiting(p.drawBox), "", p.say.connecting, p.say.connectingMore)
 	if v.Refusal != nil {
-		p.notice(*v.Refusal, 700)
+		p.notice(*v.Refusal, 700, 1168)
 	}
 }
 
@@ -49,7 +49,7 @@ func (v Finger) draw(p *page) {
 	}
 	p.moment(lift, p.drawFinger, oneLine(v.Name), p.say.finger, p.say.fingerMore)
 	if v.Refusal != nil {
-		p.notice(*v.Refusal, 700)
+		p.notice(*v.Refusal, 700, 1168)
 	}
 }
 
@@ -97,7 +97,7 @@ func (p *page) message(r refusal.Refusal, w refusal.Words, extra string) {
 	title, text, next := p.face(bold, 50), p.face(regular, 32), p.face(medium, 34)
 	height := func(k faceKey, s string, limit int) int { return len(f.wrap(k, s, width, limit)) * k.size * 11 / 8 }
 	body := height(title, w.Title, 3) + height(text, w.Text, 3) + height(text, extra, 3)
-	foot := p.px(72) + height(next, w.Next, 3)
+	foot := p.px(46) + height(next, w.Next, 3)
 	full := p.px(204) + body + foot + p.px(88)
 	top := max((p.img.Height-full)/2-p.px(10), p.px(150))
 	left := p.middle() - width/2
@@ -128,18 +128,18 @@ func (p *page) code(r refusal.Refusal, right, top int) {
 	p.textRight(p.face(regular, 22), x-p.px(12), base, soft, p.say.code)
 }
 
-// notice draws a refusal as a strip across the middle, from an upper edge on, and returns its lower edge in pixels.
-func (p *page) notice(r refusal.Refusal, top float64) int {
-	w, width := r.Words(p.Language), p.px(1080)
+// notice draws a refusal as a strip in the middle, of an upper edge and a width, and returns its lower edge in pixels.
+func (p *page) notice(r refusal.Refusal, top, across float64) int {
+	w, width := r.Words(p.Language), p.px(across-88)
 	title, text := p.face(medium, 30), p.face(regular, 26)
 	first := strings.TrimSpace(w.Title + " " + w.Text)
 	lines := len(p.kiosk.fonts.wrap(title, first, width, 2))*title.size + len(p.kiosk.fonts.wrap(text, w.Next, width, 2))*text.size
 	left := p.middle() - width/2
-	r0 := image.Rect(left-p.px(44), p.px(top), left+width+p.px(44), p.px(top)+p.px(120)+lines*11/8)
+	r0 := image.Rect(left-p.px(44), p.px(top), left+width+p.px(44), p.px(top)+p.px(98)+lines*11/8)
 	p.card(r0, 22)
-	p.pill(w.Light, left, r0.Min.Y+p.px(30))
-	p.code(r, left+width, r0.Min.Y+p.px(30))
-	y := p.paragraph(title, left, r0.Min.Y+p.px(120), width, 2, ink, first, false)
+	p.pill(w.Light, left, r0.Min.Y+p.px(24))
+	p.code(r, left+width, r0.Min.Y+p.px(24))
+	y := p.paragraph(title, left, r0.Min.Y+p.px(108), width, 2, ink, first, false)
 	p.paragraph(text, left, y, width, 2, soft, w.Next, false)
 	return r0.Max.Y
 }
