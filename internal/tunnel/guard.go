@@ -39,8 +39,7 @@ const (
 // static key sealed to ours (WireGuard paper, 5.4.2), every other kind the receiver index we gave out in our own
 // initiation or response (5.4.3, 5.4.6). So a copied packet from a foreign address never reaches the engine.
 type guard struct {
-	conn.Bind             // the UDP sockets
-	local      netip.Addr // when valid, the one local address packets may come in by
+	conn.Bind  // the UDP sockets
 	private    *ecdh.PrivateKey
 	prologue   [blake2s.Size]byte // Hash(InitialHash || our public key)
 	mac1Key    [blake2s.Size]byte
@@ -68,6 +67,7 @@ type peerEndpoint struct {
 	peer *outer
 }
 
+// newGuard makes a guard over sockets on every local address, or on the one given.
 func newGuard(private [32]byte, local netip.Addr) (*guard, error) {
 	key, err := ecdh.X25519().NewPrivateKey(private[:])
 	if err != nil {
@@ -75,11 +75,14 @@ func newGuard(private [32]byte, local netip.Addr) (*guard, error) {
 	}
 	public := key.PublicKey().Bytes()
 	g := &guard{
-		Bind: conn.NewStdNetBind(), local: local, private: key,
+		Bind: conn.NewStdNetBind(), private: key,
 		prologue:   blake2s.Sum256(slices.Concat(device.InitialHash[:], public)),
 		mac1Key:    blake2s.Sum256(slices.Concat([]byte(device.WGLabelMAC1), public)),
 		initiation: bucket{rate: initiationsPerSecond, burst: initiationBurst},
 		peers:      map[[32]byte]*outer{}, indexes: map[uint32]*outer{}, prefixes: prefixSet{},
+	}
+	if local.IsValid() {
+		g.Bind = &udpBind{local: local}
 	}
 	return g, nil
 }
@@ -178,9 +181,6 @@ func (g *guard) learn(p *outer, index uint32) {
 // check returns the peer a packet is of, or nil when it may not pass.
 func (g *guard) check(packet []byte, from conn.Endpoint) *outer {
 	address := from.DstIP().Unmap()
-	if g.local.IsValid() && from.SrcIP().Unmap() != g.local {
-		return nil
-	}
 	var key [32]byte
 	var index uint32
 	kind := messageType(packet)
