@@ -14,28 +14,29 @@ import (
 
 // Measures of the list, in pixels of a 1920x1080 screen.
 const (
-	listLeft, listWidth   = 340, 1240
-	listTop, listEnd      = 264, 910
-	rowHeight, tallHeight = 92, 116 // a project that can be opened, and one that cannot
+	listWidth             = 1240
+	listTop, listEnd      = 264, 910 // of the first row and the last, on the smallest screen
+	rowHeight, tallHeight = 92, 116  // a project that can be opened, and one that cannot
 	rowGap                = 10
 )
 
 func (v List) draw(p *page) {
 	p.ground()
-	left := p.px(listLeft)
+	left := p.middle() - p.px(listWidth)/2
+	bottom := p.img.Height - p.px(1080-listEnd)
+	top := p.px(listTop) + v.spare(p)
 	k := p.face(medium, 30)
-	p.text(k, left, p.px(172), accent, p.kiosk.fonts.shorten(k, p.say.hello+" "+oneLine(v.Name), p.px(listWidth)))
-	p.text(p.face(bold, 52), left, p.px(232), ink, p.say.projects)
-	top := p.px(listTop)
+	p.text(k, left, top-p.px(92), accent, p.kiosk.fonts.shorten(k, p.say.hello+" "+oneLine(v.Name), p.px(listWidth)))
+	p.text(p.face(bold, 52), left, top-p.px(32), ink, p.say.projects)
 	if v.Refusal != nil {
-		top = p.notice(*v.Refusal, listTop, listWidth) + p.px(16)
+		top = p.notice(*v.Refusal, top, listWidth) + p.px(16)
 	}
 	if len(v.Bubbles) == 0 {
 		p.paragraph(p.face(regular, 32), left, top+p.px(60), p.px(listWidth), 2, soft, p.say.noProjects, false)
 		return
 	}
 	selected := min(max(v.Selected, 0), len(v.Bubbles)-1)
-	first, last := p.window(v.Bubbles, selected, p.px(listEnd)-top)
+	first, last := p.window(v.Bubbles, selected, bottom-top)
 	y := top
 	for i := first; i < last; i++ {
 		at := image.Rect(left, y, left+p.px(listWidth), y+p.rowHeight(v.Bubbles[i]))
@@ -43,9 +44,8 @@ func (v List) draw(p *page) {
 		p.kiosk.rows = append(p.kiosk.rows, row{i, at})
 		y = at.Max.Y + p.px(rowGap)
 	}
-	hint := p.face(regular, 22)
-	base := p.px(950)
-	p.text(hint, left, base, soft, p.say.pick)
+	base := bottom + p.px(40)
+	p.text(p.face(regular, 22), left, base, soft, p.say.pick)
 	var more []string
 	if first > 0 {
 		more = append(more, strconv.Itoa(first)+" "+p.say.above)
@@ -54,6 +54,20 @@ func (v List) draw(p *page) {
 		more = append(more, strconv.Itoa(rest)+" "+p.say.below)
 	}
 	p.textRight(p.face(medium, 22), left+p.px(listWidth), base, accent, strings.Join(more, " · "))
+}
+
+// spare returns how much lower a short list may begin, so that it stands with air around it.
+func (v List) spare(p *page) int {
+	free := p.img.Height - p.px(1080-listEnd) - p.px(listTop)
+	for _, b := range v.Bubbles {
+		if free -= p.rowHeight(b) + p.px(rowGap); free <= 0 {
+			return 0
+		}
+	}
+	if v.Refusal != nil {
+		free -= p.px(230)
+	}
+	return max(0, min(free/2, p.px(70)))
 }
 
 func (p *page) rowHeight(b wire.Bubble) int {

@@ -38,10 +38,8 @@ type page struct {
 // px scales a measure.
 func (p *page) px(n float64) int { return int(math.Round(n * p.s)) }
 
-// rect scales a rectangle given by its corner and size.
-func (p *page) rect(x, y, w, h float64) image.Rectangle {
-	return image.Rect(p.px(x), p.px(y), p.px(x)+p.px(w), p.px(y)+p.px(h))
-}
+// y scales a height of the 1920x1080 screen; on a taller screen what stands in the middle stays in the middle.
+func (p *page) y(n float64) int { return p.px(n) + (p.img.Height-p.px(1080))/2 }
 
 // face returns a font at a scaled size, never smaller than can be read.
 func (p *page) face(w weight, size float64) faceKey { return faceKey{w, max(p.px(size), 11)} }

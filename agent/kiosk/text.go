@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/image/font"
 	"golang.org/x/image/font/opentype"
+	"golang.org/x/image/font/sfnt"
 	"golang.org/x/image/math/fixed"
 )
 
@@ -38,6 +39,7 @@ type fonts struct {
 	parsed [numWeights]*opentype.Font
 	faces  map[faceKey]font.Face
 	glyphs map[glyphKey]glyph
+	buf    sfnt.Buffer
 }
 
 type faceKey struct {
@@ -115,15 +117,33 @@ func (f *fonts) glyph(k faceKey, r rune, part uint8) glyph {
 	return g
 }
 
+// kern returns how much closer two characters stand. (The face's own Kern answers in the font's units.)
+func (f *fonts) kern(k faceKey, prev, r rune) fixed.Int26_6 {
+	if prev < 0 {
+		return 0
+	}
+	parsed := f.parsed[k.weight]
+	a, err := parsed.GlyphIndex(&f.buf, prev)
+	if err != nil {
+		return 0
+	}
+	b, err := parsed.GlyphIndex(&f.buf, r)
+	if err != nil {
+		return 0
+	}
+	kern, err := parsed.Kern(&f.buf, a, b, fixed.I(k.size), font.HintingNone)
+	if err != nil { // no such pair
+		return 0
+	}
+	return kern
+}
+
 // width returns the width of a line in pixels.
 func (f *fonts) width(k faceKey, s string) int {
 	var x fixed.Int26_6
 	prev := rune(-1)
-	face := f.face(k)
 	for _, r := range s {
-		if prev >= 0 {
-			x += face.Kern(prev, r)
-		}
+		x += f.kern(k, prev, r)
 		x += f.glyph(k, r, 0).advance
 		prev = r
 	}
@@ -134,11 +154,8 @@ func (f *fonts) width(k faceKey, s string) int {
 func (f *fonts) draw(c canvas, k faceKey, x, y int, rgb uint32, s string) int {
 	pen := fixed.I(x)
 	prev := rune(-1)
-	face := f.face(k)
 	for _, r := range s {
-		if prev >= 0 {
-			pen += face.Kern(prev, r)
-		}
+		pen += f.kern(k, prev, r)
 		g := f.glyph(k, r, uint8(pen&63)/16)
 		c.stamp(g, image.Pt(pen.Floor(), y), rgb)
 		pen += g.advance

@@ -13,14 +13,14 @@ import (
 // moment lays out a screen with one picture, one headline and one line below.
 func (p *page) moment(lift float64, draw func(m vec), greeting, headline, more string) {
 	p.ground()
-	draw(vec{float64(p.middle()), float64(p.px(390 - lift))})
+	draw(vec{float64(p.middle()), float64(p.y(390 - lift))})
 	if greeting != "" {
 		k := p.face(medium, 34)
-		p.textMiddle(k, p.middle(), p.px(620-lift), accent, p.kiosk.fonts.shorten(k, greeting, p.px(1400)))
+		p.textMiddle(k, p.middle(), p.y(620-lift), accent, p.kiosk.fonts.shorten(k, greeting, p.px(1400)))
 	}
 	k := p.face(bold, 68)
-	p.textMiddle(k, p.middle(), p.px(706-lift), ink, p.kiosk.fonts.shorten(k, headline, p.px(1600)))
-	p.textMiddle(p.face(regular, 32), p.middle(), p.px(768-lift), soft, more)
+	p.textMiddle(k, p.middle(), p.y(706-lift), ink, p.kiosk.fonts.shorten(k, headline, p.px(1600)))
+	p.textMiddle(p.face(regular, 32), p.middle(), p.y(768-lift), soft, more)
 }
 
 func (v Boot) draw(p *page) {
@@ -30,7 +30,7 @@ func (v Boot) draw(p *page) {
 	}
 	p.moment(lift, p.waiting(p.drawBox), "", p.say.connecting, p.say.connectingMore)
 	if v.Refusal != nil {
-		p.notice(*v.Refusal, 700, 1168)
+		p.notice(*v.Refusal, p.y(700), 1168)
 	}
 }
 
@@ -49,7 +49,7 @@ func (v Finger) draw(p *page) {
 	}
 	p.moment(lift, p.drawFinger, oneLine(v.Name), p.say.finger, p.say.fingerMore)
 	if v.Refusal != nil {
-		p.notice(*v.Refusal, 700, 1168)
+		p.notice(*v.Refusal, p.y(700), 1168)
 	}
 }
 
@@ -58,13 +58,13 @@ func (v Verifying) draw(p *page) {
 }
 
 func (v Opening) draw(p *page) {
-	p.moment(0, p.waiting(func(m vec) { p.drawDesktop(m, v.Colour) }), "", p.say.opening+oneLine(v.Title)+"...", p.say.openingMore)
+	p.moment(0, p.waiting(func(m vec) { p.drawDesktop(m, v.Colour) }), oneLine(v.Title), p.say.opening, p.say.openingMore)
 }
 
 func (CardOut) draw(p *page) {
 	p.fill(p.img.Bounds(), 0)
-	p.textMiddle(p.face(medium, 52), p.middle(), p.px(530), 0xe6ebf0, p.say.goesOn)
-	p.textMiddle(p.face(regular, 34), p.middle(), p.px(596), 0xa3b0bd, p.say.comeBack)
+	p.textMiddle(p.face(medium, 52), p.middle(), p.y(530), 0xe6ebf0, p.say.goesOn)
+	p.textMiddle(p.face(regular, 34), p.middle(), p.y(596), 0xa3b0bd, p.say.comeBack)
 }
 
 func (v Message) draw(p *page) {
@@ -128,14 +128,14 @@ func (p *page) code(r refusal.Refusal, right, top int) {
 	p.textRight(p.face(regular, 22), x-p.px(12), base, soft, p.say.code)
 }
 
-// notice draws a refusal as a strip in the middle, of an upper edge and a width, and returns its lower edge in pixels.
-func (p *page) notice(r refusal.Refusal, top, across float64) int {
+// notice draws a refusal as a strip in the middle, of an upper edge in pixels and a width, and returns its lower edge.
+func (p *page) notice(r refusal.Refusal, top int, across float64) int {
 	w, width := r.Words(p.Language), p.px(across-88)
 	title, text := p.face(medium, 30), p.face(regular, 26)
 	first := strings.TrimSpace(w.Title + " " + w.Text)
 	lines := len(p.kiosk.fonts.wrap(title, first, width, 2))*title.size + len(p.kiosk.fonts.wrap(text, w.Next, width, 2))*text.size
 	left := p.middle() - width/2
-	r0 := image.Rect(left-p.px(44), p.px(top), left+width+p.px(44), p.px(top)+p.px(98)+lines*11/8)
+	r0 := image.Rect(left-p.px(44), top, left+width+p.px(44), top+p.px(98)+lines*11/8)
 	p.card(r0, 22)
 	p.pill(w.Light, left, r0.Min.Y+p.px(24))
 	p.code(r, left+width, r0.Min.Y+p.px(24))
@@ -157,7 +157,7 @@ func (k *Kiosk) Cover(dst *screen.Image, r refusal.Refusal, a Around) []image.Re
 	p.canvas = canvas{img: dst, clip: dst.Bounds()}
 	p.shade(dst.Bounds(), 0x0b1420, 0.62)
 	w, width := r.Words(a.Language), p.px(720)
-	left, top := p.middle()-width/2, p.px(400)
+	left, top := p.middle()-width/2, p.y(400)
 	at := image.Rect(left-p.px(64), top, left+width+p.px(64), top+p.px(290))
 	p.shadow(at, p.s*28, p.s*48, 0.4)
 	p.round(at, p.s*28, sheet)
