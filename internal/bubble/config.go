@@ -36,7 +36,8 @@ type Config struct {
 	State       string // directory for what must survive a restart
 	Run         string // directory for sockets; emptied of a desktop's files at its start
 	Certificate tls.Certificate
-	Roots       *x509.CertPool // of the Gateways CA
+	Roots       *x509.CertPool                // of the Gateways CA
+	Gateway     func(*x509.Certificate) error // what else a gateway's verified certificate must be; nil: nothing
 	Accounts    []Account
 	Layouts     []string // keyboard layouts a gateway may ask for; empty means Layouts()
 	MaxWidth    int      // of a desktop; 0 means 4096
@@ -47,6 +48,14 @@ type Config struct {
 // Layouts are the keyboard layouts of xkeyboard-config that a gateway may ask for unless the site says otherwise.
 func Layouts() []string {
 	return []string{"be", "ch", "cz", "de", "dk", "es", "fi", "fr", "gb", "gr", "ie", "it", "nl", "no", "pl", "pt", "ro", "se", "us"}
+}
+
+// Check says what is wrong with a config, or nil. It touches nothing.
+func Check(c Config) error {
+	if _, err := c.check(); err != nil {
+		return fmt.Errorf("bubble: %w", err)
+	}
+	return nil
 }
 
 // check returns the config with its defaults, or what is wrong with it in the words of its file.

@@ -130,7 +130,8 @@ func (d *desktop) startServer(ctx context.Context, width, height int) (*process,
 		"-geometry", geometry(width, height), "-depth", "24", "-nolisten", "tcp",
 		"-rfbport", "-1", "-rfbunixpath", d.file(socketFile), "-rfbunixmode", "0600",
 		"-SecurityTypes", "None", "-RawKeyboard", "-FrameRate", "255", "-AlwaysShared", "-AcceptSetDesktopSize",
-		"-SendCutText=0", "-AcceptCutText=0", "-SendPrimary=0", "-SetPrimary=0", "-AllowOverride=")
+		"-SendCutText=0", "-AcceptCutText=0", "-SendPrimary=0", "-SetPrimary=0", "-AllowOverride=",
+		"-UseBlacklist=0") // the only caller is this program: a gateway that hangs up early must not lock the person out
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{theirs}
 	server, err := run(cmd, false)
@@ -215,6 +216,9 @@ func began(pid int) (string, error) {
 	const start = 22 - 3 // fields count from 1, and two stand before the parenthesis's end
 	if len(fields) <= start {
 		return "", fmt.Errorf("process %d: short stat", pid)
+	}
+	if string(fields[0]) == "Z" {
+		return "", fmt.Errorf("process %d has ended", pid)
 	}
 	return string(fields[start]), nil
 }

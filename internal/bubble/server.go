@@ -130,7 +130,10 @@ func (s *Server) tls() *tls.Config {
 			if cs.NegotiatedProtocol != ALPN {
 				return fmt.Errorf("peer speaks %q", cs.NegotiatedProtocol)
 			}
-			return checkGateway(cs.PeerCertificates[0], s.config.Domain)
+			if err := checkGateway(cs.PeerCertificates[0], s.config.Domain); err != nil || s.config.Gateway == nil {
+				return err
+			}
+			return s.config.Gateway(cs.PeerCertificates[0])
 		},
 	}
 }

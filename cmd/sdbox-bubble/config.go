@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"sdbox/internal/bubble"
+	"sdbox/internal/ident"
+	"sdbox/pki/profile"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// maxConfig is the longest configuration file taken, in bytes.
+const maxConfig = 256 << 10
+
+// config is bubble.toml. Relative paths count from the file.
+type config struct {
+	Domain    string    `toml:"domain"`     // trust domain of the house, "lab"
+	Name      string    `toml:"name"`       // short name of the bubble, "epi"; its certificate is for NAME.bubbles.DOMAIN
+	Listen    string    `toml:"listen"`     // host:port for gateways
+	State     string    `toml:"state"`      // folder of what outlives a restart
+	Run       string    `toml:"run"`        // folder of sockets
+	TLS       string    `toml:"tls"`        // folder with cert.pem, key.pem, ca.pem; by default STATE/tls
+	Session   string    `toml:"session"`    // shell command of a desktop's programs; the desktop ends when all of them have
+	Layouts   []string  `toml:"layouts"`    // keyboard layouts a gateway may ask for; by default the usual ones of Europe
+	MaxWidth  int       `toml:"max_width"`  // of a desktop in pixels
+	MaxHeight int       `toml:"max_height"` // of a desktop in pixels
+	Accounts  []account `toml:"accounts"`
+}
+
+// account is one [[accounts]].
+type account struct {
+	Name    string `toml:"name"`    // what the gateway's tokens name
+	UID     uint32 `toml:"uid"`     // 1000 or more
+	GID     uint32 `toml:"gid"`     // by default as uid
+	Home    string `toml:"home"`    // by default /home/NAME; made if missing
+	Session string `toml:"session"` // by default the bubble's
+}
+
+// readConfig reads bubble.toml; an unknown key is an error.
+func readConfig(path string) (*config, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
+	if err != nil || len(text) > maxConfig {
+		return nil, errors.Join(fmt.Errorf("configuration %s: over %d bytes or unreadable", path, maxConfig), err)
+	}
+	c := &config{Listen: ":7443", State: "/var/lib/sdbox/bubble", Run: "/run/sdbox/bubble"}
+	if err := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields().Decode(c); err != nil {
+		var unknown *toml.StrictMissingError
+		if errors.As(err, &unknown) {
+			return nil, fmt.Errorf("configuration %s: unknown key:\n%s", path, unknown.String())
+		}
+		return nil, fmt.Errorf("configuration %s: %w", path, err)
+	}
+	base, err := filepath.Abs(filepath.Dir(path))
+	if err != nil {
+		return nil, fmt.Errorf("configuration %s: %w", path, err)
+	}
+	if c.TLS == "" {
+		c.TLS = filepath.Join(c.State, "tls")
+	}
+	for _, p := range []*string{&c.State, &c.Run, &c.TLS} {
+		if !filepath.IsAbs(*p) {
+			*p = filepath.Join(base, *p)
+		}
+	}
+	return c, nil
+}
+
+// settings turns the file into the bubble's settings, and reads its certificate.
+func (c *config) settings(log *slog.Logger) (bubble.Config, error) {
+	domain, err := ident.ParseDomain(c.Domain)
+	if err != nil {
+		return bubble.Config{}, fmt.Errorf("configuration, key \"domain\": %w", err)
+	}
+	id, err := profile.LoadIdentity(c.TLS, domain)
+	if err != nil {
+		return bubble.Config{}, err
+	}
+	s := bubble.Config{
+		Domain: domain, Name: c.Name, State: c.State, Run: c.Run, Certificate: id.TLS, Roots: id.Trust.Roots(),
+		Layouts: c.Layouts, MaxWidth: c.MaxWidth, MaxHeight: c.MaxHeight, Log: log,
+		Gateway: func(cert *x509.Certificate) error {
+			_, err := id.Trust.VerifyGateway(cert.Raw, time.Now())
+			return err
+		},
+	}
+	for _, a := range c.Accounts {
+		if a.Home == "" {
+			a.Home = "/home/" + a.Name
+		}
+		if a.Session == "" {
+			a.Session = c.Session
+		}
+		s.Accounts = append(s.Accounts, bubble.Account(a))
+	}
+	return s, nil
+}
+
+func (c *config) server(log *slog.Logger) (*bubble.Server, error) {
+	s, err := c.settings(log)
+	if err != nil {
+		return nil, err
+	}
+	return bubble.New(s)
+}
