@@ -22,6 +22,7 @@ type face struct {
 	around kiosk.Around
 	site   refusal.Lang // the language while no person is known
 	view   kiosk.View   // nil while the picture is shown
+	still  bool         // what is on the screen stays as it is, covered
 	bar    kiosk.Bar
 }
 
@@ -39,7 +40,7 @@ func newFace(s screen.Screen, language refusal.Lang, support string) (*face, err
 
 // show draws a view in place of whatever is on the screen.
 func (f *face) show(v kiosk.View) error {
-	f.view = v
+	f.view, f.still = v, false
 	if err := f.screen.Flush(f.kiosk.Draw(f.screen.Image(), v, f.around)...); err != nil {
 		return fmt.Errorf("show %T: %w", v, err)
 	}
@@ -66,8 +67,17 @@ func (f *face) speak(p *wire.Person) {
 
 // dark turns the screen black and wipes the picture, before anything else is done or drawn.
 func (f *face) dark() error {
-	f.view = nil
+	f.view, f.still = nil, false
 	return f.viewer.Close()
+}
+
+// cover leaves what is shown where it is, dimmed, and says over it why nothing moves.
+func (f *face) cover(r refusal.Refusal) error {
+	f.still = true
+	if err := f.screen.Flush(f.kiosk.Cover(f.screen.Image(), r, f.around)...); err != nil {
+		return fmt.Errorf("cover: %w", err)
+	}
+	return nil
 }
 
 // forget drops the person's language and whatever was shown of her.
@@ -96,7 +106,10 @@ func (f *face) frame(data []byte) (viewer.Result, error) {
 // pointer moves the mouse pointer.
 func (f *face) pointer(x, y int) error {
 	f.around.Pointer = &image.Point{X: x, Y: y}
-	if f.view != nil {
+	switch {
+	case f.still:
+		return nil
+	case f.view != nil:
 		return f.show(f.view)
 	}
 	return f.viewer.Pointer(x, y)
@@ -105,7 +118,10 @@ func (f *face) pointer(x, y int) error {
 // tick turns the clock, and the delay in the bar when it changed by a millisecond.
 func (f *face) tick(now time.Time, delay time.Duration) error {
 	f.around.Now = now
-	if f.view != nil {
+	switch {
+	case f.still:
+		return nil
+	case f.view != nil:
 		return f.show(f.view)
 	}
 	if d := delay.Round(time.Millisecond); d != f.bar.Delay {

@@ -485,13 +485,13 @@ func (a *Agent) showList(why *refusal.Refusal) error {
 	return a.face.show(kiosk.List{Name: v.person.Name, Bubbles: v.bubbles, Selected: v.selected, Refusal: why})
 }
 
-// lineLost covers the desktop: the link is coming up again, the work goes on.
+// lineLost covers what is shown: the link is coming up again, the work goes on.
 func (a *Agent) lineLost() error {
-	language := a.face.around.Language
-	if err := a.face.dark(); err != nil {
+	if err := a.face.cover(refusal.New("G03")); err != nil {
 		return err
 	}
+	language := a.face.around.Language
 	a.leave()
 	a.face.around.Language = language
-	return a.face.show(kiosk.Message{Refusal: refusal.Refusal{Code: "G03"}})
+	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"image/png"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -129,5 +130,108 @@ func TestBarAndCoverAreDrawnOverAPicture(t *testing.T) {
 		keep(t, "1920-desk-"+string(lang), img)
 		k.Cover(img, example(refusal.LinkLost), about(lang))
 		keep(t, "1920-lost-"+string(lang), img)
+	}
+}
+
+func TestTextReachesContrastAA(t *testing.T) {
+	for _, pair := range [][2]uint32{
+		{ink, paper}, {ink, paperEnd}, {soft, paper}, {soft, paperEnd}, {soft, sheet}, {accent, paper}, {accent, paperEnd}, {accent, accentBg},
+		{blueInk, blueBg}, {amberInk, amberBg}, {amberInk, paper}, {redInk, redBg}, {redInk, paper}, {blueInk, paper}, {ink, blueBg}, {ink, amberBg}, {ink, redBg},
+		{0xe6ebf0, 0}, {0xa3b0bd, 0}, {0xf2f5f8, ink},
+	} {
+		require.GreaterOrEqual(t, contrast(pair[0], pair[1]), 4.5, "%06x on %06x", pair[0], pair[1])
+	}
+	for rgb := range uint32(1 << 12) { // every colour a bubble may have, coarsely
+		colour := rgb>>8*0x110000 + rgb>>4&15*0x1100 + rgb&15*0x11
+		require.GreaterOrEqual(t, contrast(onColour(colour), colour), 4.5, "%06x", colour)
+	}
+}
+
+func TestTheClockChangesOnlyItsCorner(t *testing.T) {
+	k, dst := newKiosk(t), screen.NewImage(1920, 1080)
+	a := about(refusal.English)
+	require.NotEmpty(t, k.Draw(dst, Ready{}, a))
+	a.Now = a.Now.Add(time.Minute)
+	changed := k.Draw(dst, Ready{}, a)
+	require.NotEmpty(t, changed)
+	for _, r := range changed {
+		require.True(t, r.In(image.Rect(1664, 64, 1920, 160)), "%v", r)
+	}
+}
+
+func TestDamageIsAllThatChanged(t *testing.T) {
+	k, dst, shown := newKiosk(t), screen.NewImage(1920, 1080), screen.NewImage(1920, 1080)
+	for _, v := range []View{Ready{}, Finger{Name: "Camille Durand"}, List{Name: "Camille Durand", Bubbles: projects()},
+		List{Name: "Camille Durand", Bubbles: projects(), Selected: 2}, CardOut{}, Message{example(refusal.CardLocked)}} {
+		for _, r := range k.Draw(dst, v, about(refusal.English)) {
+			shown.Copy(dst, r)
+		}
+		require.Equal(t, dst.Pix, shown.Pix, "%T", v)
+	}
+}
+
+func TestPointerPicksTheRowUnderIt(t *testing.T) {
+	k, dst := newKiosk(t), screen.NewImage(1920, 1080)
+	k.Draw(dst, List{Name: "Camille Durand", Bubbles: projects()}, about(refusal.English))
+	seen := map[int]bool{}
+	for y := range 1080 {
+		if i, ok := k.Hit(960, y); ok {
+			seen[i] = true
+		}
+		_, ok := k.Hit(20, y)
+		require.False(t, ok)
+	}
+	require.Len(t, seen, 4)
+	k.Draw(dst, Ready{}, about(refusal.English))
+	for y := range 1080 {
+		_, ok := k.Hit(960, y)
+		require.False(t, ok, "a list that is gone cannot be hit")
+	}
+}
+
+func TestLongListKeepsTheSelectedRowInSight(t *testing.T) {
+	k, dst := newKiosk(t), screen.NewImage(1280, 720)
+	var many []wire.Bubble
+	for range 16 {
+		many = append(many, projects()...)
+	}
+	for selected := -1; selected <= len(many); selected++ {
+		k.Draw(dst, List{Name: "Camille Durand", Bubbles: many, Selected: selected}, about(refusal.English))
+		found := false
+		for _, r := range k.rows {
+			found = found || r.index == min(max(selected, 0), len(many)-1)
+			require.True(t, r.at.In(image.Rect(0, 0, 1280, 660)), "row %d at %v", r.index, r.at)
+		}
+		require.True(t, found, "row %d of %d", selected, len(many))
+	}
+}
+
+func TestHostileTextStaysInsideItsPlace(t *testing.T) {
+	k, dst := newKiosk(t), screen.NewImage(1280, 720)
+	long := strings.Repeat("W\u202e\x00\xff漢", 100_000)
+	b := wire.Bubble{Title: long, State: wire.Availability(long), Until: 1 << 62, Countries: []string{long, long}, Colour: 0xffffffff}
+	refused := refusal.Refusal{Code: refusal.Code(long), Suffix: long, Params: map[string]string{"reason": long, "left": long}}
+	a := Around{Language: refusal.Lang(long), Support: long, Box: long, Now: morning, Pointer: &image.Point{X: -1 << 40, Y: 1 << 40}}
+	b2 := b
+	b2.Refusal = &refused
+	start := time.Now()
+	for _, v := range []View{Boot{&refused}, Finger{long, &refused}, Verifying{long}, List{long, []wire.Bubble{b, b2}, 1 << 40, &refused},
+		Opening{long, 1 << 31}, Message{refused}, Ended{refused, long}} {
+		k.Draw(dst, v, a)
+	}
+	k.Bar(dst, image.Rect(0, 0, 1280, 28), Bar{Title: long, Person: long, Delay: 1 << 62, Slow: true}, a)
+	k.Cover(dst, refused, a)
+	require.Less(t, time.Since(start), 10*time.Second)
+	require.LessOrEqual(t, len(k.fonts.glyphs), maxGlyphs)
+}
+
+func TestBarNeverPaintsOutsideItsRegion(t *testing.T) {
+	k, dst := newKiosk(t), screen.NewImage(1920, 1080)
+	at := image.Rect(0, 0, 1920, 40)
+	k.Bar(dst, at, Bar{Title: strings.Repeat("Title ", 80), Person: strings.Repeat("Name ", 80), Colour: 0x7c3aed, Delay: -1}, about(refusal.French))
+	for y := 40; y < 1080; y++ {
+		for _, b := range dst.Row(y, 0, 1920) {
+			require.Zero(t, b)
+		}
 	}
 }
