@@ -78,7 +78,7 @@ func (l *boxLine) identify(ctx context.Context, m *wire.CardIn, box Box) (holder
 	if err != nil {
 		return holder{}, err
 	}
-	if err := checkPresence(h.card.Presence, m.Presence, wire.PresenceStatement{Context: wire.PresenceContext, Nonce: m.Nonce, Session: []byte{}, TunnelKey: box.TunnelKey}); err != nil {
+	if err := checkPresence(h.card.Presence, m.Presence, wire.PresenceStatement{Context: wire.PresenceContext, Nonce: m.Nonce, TunnelKey: box.TunnelKey}); err != nil {
 		return holder{}, deny(refusal.CardForeign, err.Error())
 	}
 	if h.card.Certificate != h.hash {

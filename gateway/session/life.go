@@ -194,6 +194,8 @@ func (l *boxLine) release() {
 func (l *boxLine) detach(ctx context.Context, m *wire.Detach) error {
 	s := l.s
 	switch {
+	case s == nil: // the card that left was refused, or its session ended before
+		return nil
 	case m.Session != s.id:
 		return l.stray(m)
 	case m.Why == wire.CardOut:

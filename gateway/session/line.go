@@ -216,7 +216,7 @@ func rules() map[wire.Type]rule {
 		wire.TypeOf(&wire.Login{}):        on((*boxLine).login, Requested),
 		wire.TypeOf(&wire.Attach{}):       on((*boxLine).attach, Authorised, Starting, Active),
 		wire.TypeOf(&wire.Presence{}):     on((*boxLine).presence, Authorised, Starting, Active),
-		wire.TypeOf(&wire.Detach{}):       on((*boxLine).detach, Requested, Authorised, Starting, Active),
+		wire.TypeOf(&wire.Detach{}):       on((*boxLine).detach, Absent, Requested, Authorised, Starting, Active),
 		wire.TypeOf(&wire.Event{}):        on((*boxLine).event, Absent, Requested, Authorised, Starting, Active),
 	}
 }

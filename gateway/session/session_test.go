@@ -1,0 +1,383 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package session
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"sdbox/gateway/desktop"
+	"sdbox/gateway/registry"
+	"sdbox/gateway/store"
+	"sdbox/internal/ident"
+	"sdbox/internal/refusal"
+	"sdbox/internal/stream"
+	"sdbox/internal/wire"
+
+	"github.com/stretchr/testify/require"
+)
+
+var updating = flag.Bool("update", false, "write golden files")
+
+// waitFor polls a condition that another goroutine brings about.
+func waitFor(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	late := time.After(10 * time.Second)
+	for !is() {
+		select {
+		case <-tick.C:
+		case <-late:
+			require.Fail(t, "it did not happen: "+what)
+		}
+	}
+}
+
+func (h *house) states() []string {
+	var list []string
+	for _, l := range h.server.Live() {
+		list = append(list, l.Box+" "+string(l.State)+" "+l.Bubble)
+	}
+	slices.Sort(list)
+	return list
+}
+
+func TestDayFromCardToCut(t *testing.T) {
+	h := newHouse(t)
+	b := h.boot(1)
+	list := b.finger(h.card)
+	require.Equal(t, "Marie Martin", b.person.Name)
+	require.Equal(t, []string{"epi asleep", "econ asleep", "old refuses P02", "customs refuses P05"}, lines(list.List))
+	require.NotEmpty(t, list.Grant.Statement)
+
+	b.attach("epi", 1)
+	require.Equal(t, &wire.Attached{Bubble: "epi", Stream: 1}, expect[*wire.Attached](b))
+	b.sees("epi", 1)
+	h.desktop("epi").Draw(77)
+	b.sees("epi", 1)
+
+	require.NoError(t, b.media.SendInput(stream.Input{Kind: stream.Key, Code: 0x1e, Down: true}))
+	waitFor(t, "the key arrives", func() bool { return len(h.desktop("epi").Inputs()) == 1 })
+	require.Equal(t, desktop.Input{Kind: desktop.Key, XT: 0x1e, Down: true}, h.desktop("epi").Inputs()[0])
+
+	b.attach("econ", 2)
+	expect[*wire.Attached](b)
+	b.sees("econ", 2)
+	require.Equal(t, desktop.ReleaseAll, h.desktop("epi").Inputs()[1].Kind)
+	b.attach("epi", 3)
+	expect[*wire.Attached](b)
+	b.sees("epi", 3)
+	require.Equal(t, 2, h.tokens, "the desktop that was left stays connected")
+	require.Equal(t, []string{"PARIS-1 active epi"}, h.states())
+
+	b.send(&wire.Detach{Session: b.person.Session, Why: wire.CardOut})
+	waitFor(t, "the session is suspended", func() bool { return slices.Equal(h.states(), []string{"PARIS-1 suspended "}) })
+
+	c := h.boot(2)
+	list = c.finger(h.card)
+	require.Equal(t, []string{"epi open", "econ open", "old refuses P02", "customs refuses P05"}, lines(list.List))
+	c.attach("epi", 1)
+	expect[*wire.Attached](c)
+	c.sees("epi", 1)
+	require.Equal(t, []string{"AMS-2 active epi"}, h.states(), "the session that reported card-out is taken over in silence")
+
+	require.NoError(t, h.server.Cut(t.Context(), c.person.Session, "operator:anna", "End of the day"))
+	ended := expect[*wire.Ended](c)
+	require.Equal(t, refusal.CutByOperator, ended.Refusal.Code)
+	require.Equal(t, "End of the day", ended.Reason)
+	require.Empty(t, h.states())
+	require.ErrorIs(t, h.server.Cut(t.Context(), c.person.Session, "operator:anna", "again"), ErrGone)
+	require.Contains(t, h.audit(c.person.Session), "session.ending operator:anna")
+}
+
+func lines(list []wire.Bubble) []string {
+	var out []string
+	for _, b := range list {
+		s := b.Name + " " + string(b.State)
+		if b.Refusal != nil {
+			s += " " + string(b.Refusal.Code)
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+func (h *house) audit(id ident.ID) []string {
+	rows, err := h.store.Audit(h.t.Context(), store.AuditFilter{Session: id})
+	require.NoError(h.t, err)
+	var out []string
+	for _, r := range rows {
+		var l store.Leaf
+		require.NoError(h.t, json.Unmarshal(r.Leaf, &l))
+		out = append(out, l.Action+" "+l.Actor)
+	}
+	return out
+}
+
+// Each card is wrong in one way, and the person reads which.
+func TestCardIsRefusedWithItsReason(t *testing.T) {
+	h := newHouse(t)
+	unknown := h.newCard("Nobody")
+	revoked := h.newCard("Marie Martin")
+	h.register(revoked, h.person.ID)
+	require.NoError(t, h.registry.SetCard(t.Context(), "operator:test", revoked.guid, registry.Revoked, "lost"))
+	locked := h.newCard("Marie Martin")
+	h.register(locked, h.person.ID)
+	_, err := h.registry.Lock(t.Context(), "operator:test", registry.Lock{Target: registry.CardName(locked.guid), Message: "found in a train"})
+	require.NoError(t, err)
+	fake := *h.card // her certificate, other keys
+	fake.here = newKey(t)
+	garbage := *h.card
+	garbage.certificate = []byte("not a certificate")
+
+	b := h.boot(1)
+	for _, c := range []struct {
+		card *card
+		want refusal.Code
+	}{{unknown, refusal.CardForeign}, {revoked, refusal.CardRevoked}, {locked, refusal.CardLocked}, {&fake, refusal.CardForeign}, {&garbage, refusal.CardForeign}} {
+		b.insert(c.card)
+		r := expect[*wire.Refused](b)
+		require.Equal(t, c.want, r.Refusal.Code)
+		rows, err := h.store.Audit(t.Context(), store.AuditFilter{Code: r.Refusal.Error()})
+		require.NoError(t, err)
+		require.Len(t, rows, 1, "the suffix on the screen is found in the audit log")
+	}
+	b.finger(h.card) // and the line is still good
+}
+
+// A login that is for anything else than what the gateway knows of this very session is not a login.
+func TestLoginForAnythingElseIsRefused(t *testing.T) {
+	h := newHouse(t)
+	for name, spoil := range map[string]func(*wire.Transcript){
+		"gateway certificate": func(x *wire.Transcript) { x.GatewayCertificate = make([]byte, 32) },
+		"gateway tunnel key":  func(x *wire.Transcript) { x.GatewayTunnelKey[0]++ },
+		"gateway stream":      func(x *wire.Transcript) { x.GatewayStream = make([]byte, 32) },
+		"attestation result":  func(x *wire.Transcript) { x.Result = make([]byte, 32) },
+		"device certificate":  func(x *wire.Transcript) { x.DeviceCertificate = make([]byte, 32) },
+		"box tunnel key":      func(x *wire.Transcript) { x.BoxTunnelKey[0]++ },
+		"box stream":          func(x *wire.Transcript) { x.BoxStream = make([]byte, 32) },
+		"person":              func(x *wire.Transcript) { x.PersonCertificate = make([]byte, 32) },
+		"context":             func(x *wire.Transcript) { x.Context = wire.PresenceContext },
+	} {
+		b := h.boot(1)
+		b.identify(h.card)
+		x := b.transcript(h.card)
+		spoil(&x)
+		b.send(&wire.Login{Nonce: b.nonce, Signature: sign(t, h.card.auth, x)})
+		require.Equal(t, refusal.CardForeign, expect[*wire.Refused](b).Refusal.Code, name)
+		b.send(&wire.Login{Nonce: b.nonce, Signature: sign(t, h.card.auth, b.transcript(h.card))})
+		require.Equal(t, refusal.OurFault, expect[*wire.Refused](b).Refusal.Code, "a nonce is used once, whatever came of it")
+	}
+	require.Zero(t, h.tokens)
+}
+
+// A person whose desktop is on another screen is asked, and the same login again is the answer yes.
+func TestDesktopElsewhereMovesOnlyWhenSaid(t *testing.T) {
+	h := newHouse(t)
+	first := h.boot(1)
+	first.finger(h.card)
+	first.attach("epi", 1)
+	expect[*wire.Attached](first)
+	second := h.boot(2)
+	second.identify(h.card)
+	login := &wire.Login{Nonce: second.nonce, Signature: sign(t, h.card.auth, second.transcript(h.card))}
+	second.send(login)
+	r := expect[*wire.Refused](second)
+	require.Equal(t, refusal.OpenElsewhere, r.Refusal.Code)
+	require.Equal(t, "PARIS-1", r.Refusal.Params["box"])
+	require.Contains(t, h.states(), "PARIS-1 active epi", "nothing has happened to the first box yet")
+	second.send(login)
+	expect[*wire.Bubbles](second)
+	require.Equal(t, refusal.OpenElsewhere, expect[*wire.Ended](first).Refusal.Code)
+	waitFor(t, "the first session ends", func() bool { return slices.Equal(h.states(), []string{"AMS-2 authorised "}) })
+}
+
+func TestLockEndsSessionAndRightEndsBubble(t *testing.T) {
+	h := newHouse(t)
+	b := h.boot(1)
+	b.finger(h.card)
+	b.attach("epi", 1)
+	expect[*wire.Attached](b)
+	require.NoError(t, h.registry.RemoveMembership(t.Context(), "operator:test", h.person.ID, "epi", "project moved"))
+	r := expect[*wire.Refused](b)
+	require.Equal(t, refusal.ProjectEnded, r.Refusal.Code)
+	require.Equal(t, "epi", r.Bubble)
+	waitFor(t, "she is back at the list", func() bool { return slices.Equal(h.states(), []string{"PARIS-1 authorised "}) })
+	b.attach("epi", 2)
+	require.Equal(t, refusal.ProjectEnded, expect[*wire.Refused](b).Refusal.Code)
+	b.attach("econ", 3)
+	expect[*wire.Attached](b)
+
+	began := time.Now()
+	_, err := h.registry.Lock(t.Context(), "operator:test", registry.Lock{Target: registry.PersonName(h.person.ID), Message: "inquiry"})
+	require.NoError(t, err)
+	require.Equal(t, refusal.CardLocked, expect[*wire.Ended](b).Refusal.Code)
+	t.Logf("lock to ended: %v", time.Since(began))
+	waitFor(t, "the session ends", func() bool { return len(h.states()) == 0 })
+}
+
+func TestGrantIsRenewedByPresenceOnly(t *testing.T) {
+	h := newHouse(t)
+	b := h.boot(1)
+	b.finger(h.card)
+	session := b.person.Session
+	b.send(&wire.Presence{Session: session, Nonce: b.grant.Nonce, Signature: b.presence(h.card, b.grant.Nonce, session[:])})
+	renewed := expect[*wire.Grant](b)
+	require.NotEqual(t, b.grant.Statement, renewed.Statement)
+	b.send(&wire.Presence{Session: session, Nonce: renewed.Nonce, Signature: b.presence(h.newCard("Other"), renewed.Nonce, session[:])})
+	require.Equal(t, refusal.CardForeign, expect[*wire.Refused](b).Refusal.Code)
+	expect[*wire.Ended](b)
+}
+
+func TestBubbleThatDoesNotAnswerSendsBackToTheList(t *testing.T) {
+	h := newHouse(t)
+	h.mu.Lock()
+	h.down["econ"] = errors.New("no route")
+	h.mu.Unlock()
+	b := h.boot(1)
+	b.finger(h.card)
+	b.attach("econ", 1)
+	require.Equal(t, refusal.BubbleDown, expect[*wire.Refused](b).Refusal.Code)
+	b.attach("epi", 2)
+	expect[*wire.Attached](b)
+	b.sees("epi", 2)
+	h.desktop("epi").Break(errors.New("connection reset"))
+	require.Equal(t, refusal.BubbleDown, expect[*wire.Refused](b).Refusal.Code)
+	b.attach("epi", 3)
+	expect[*wire.Attached](b)
+	b.sees("epi", 3)
+}
+
+func TestLineLostSuspendsAndBoxComesBack(t *testing.T) {
+	h := newHouse(t)
+	b := h.boot(1)
+	b.finger(h.card)
+	b.attach("epi", 1)
+	expect[*wire.Attached](b)
+	require.NoError(t, b.line.Close())
+	waitFor(t, "the session is suspended", func() bool { return slices.Equal(h.states(), []string{"PARIS-1 suspended "}) })
+	again := h.boot(1)
+	again.finger(h.card)
+	waitFor(t, "one session", func() bool { return slices.Equal(h.states(), []string{"PARIS-1 authorised "}) })
+}
+
+func TestAddressWithoutABoxGetsNoWord(t *testing.T) {
+	h := newHouse(t)
+	h.mu.Lock()
+	clear(h.boxes)
+	h.mu.Unlock()
+	conn, err := net.Dial("tcp", h.address)
+	require.NoError(t, err)
+	defer conn.Close()
+	n, err := conn.Read(make([]byte, 1))
+	require.Zero(t, n)
+	require.Error(t, err)
+}
+
+// A hostile box says every message of the grammar in every state, with a session id of its own, of the session, and of nobody: it
+// gets no pixel it has no right to, and the gateway goes on serving others.
+func TestHostileBoxInEveryState(t *testing.T) {
+	h := newHouse(t)
+	stages := map[State]func(*testBox){
+		Absent:     func(*testBox) {},
+		Requested:  func(b *testBox) { b.identify(h.card) },
+		Authorised: func(b *testBox) { b.finger(h.card) },
+		Active: func(b *testBox) {
+			b.finger(h.card)
+			b.attach("epi", 1)
+			expect[*wire.Attached](b)
+		},
+	}
+	for _, stage := range []State{Absent, Requested, Authorised, Active} {
+		for _, own := range []bool{true, false} {
+			b := h.boot(1)
+			stages[stage](b)
+			opened := h.tokens
+			id := ident.NewID()
+			if own && b.person != nil {
+				id = b.person.Session
+			}
+			for _, m := range hostile(id) {
+				if b.line.Write(m) != nil {
+					break // it was thrown out, which is an answer too
+				}
+			}
+			b.line.Close()
+			waitFor(t, "the line is over", func() bool { return len(active(h)) == 0 })
+			h.mu.Lock()
+			require.LessOrEqual(t, h.tokens-opened, allowed(stage, own), "state %q, own session %v", stage, own)
+			require.Nil(t, h.desktops["old"], "a project that ended")
+			require.Nil(t, h.desktops["customs"], "a project not allowed from here")
+			h.mu.Unlock()
+		}
+	}
+	b := h.boot(1)
+	b.finger(h.card)
+	b.attach("epi", 1)
+	expect[*wire.Attached](b)
+	b.sees("epi", 1)
+}
+
+func active(h *house) []Live {
+	return slices.DeleteFunc(h.server.Live(), func(l Live) bool { return l.State == Suspended })
+}
+
+// allowed is how many desktops a box may open with these messages: none before a login, and none for a session that is not its own.
+func allowed(s State, own bool) int {
+	if own && (s == Authorised || s == Active) {
+		return 1
+	}
+	return 0
+}
+
+// hostile is every message a box may send, in the order of the grammar and back, with contents that are wrong in some way.
+func hostile(id ident.ID) []wire.Message {
+	long := make([]byte, 200)
+	list := []wire.Message{
+		&wire.Hello{Version: wire.Version}, &wire.Beat{Seq: 1 << 60}, &wire.EnrolRequest{EKPublic: long}, &wire.EnrolAnswer{Secret: long[:32]},
+		&wire.NonceRequest{}, &wire.Evidence{Quote: long, Signature: long}, &wire.CardIn{Certificate: long, Nonce: long[:32], Presence: long},
+		&wire.Offer{SDP: "v=0\r\n", Fingerprint: long[:32]}, &wire.Offer{SDP: "", Fingerprint: nil}, &wire.Login{Nonce: long[:32], Signature: long[:72]},
+		&wire.Attach{Session: id, Bubble: "old", Stream: 9, Width: wide, Height: high}, &wire.Attach{Session: id, Bubble: "customs", Stream: 10, Width: wide, Height: high},
+		&wire.Attach{Session: id, Bubble: "../epi", Stream: 11, Width: wide, Height: high}, &wire.Attach{Session: id, Bubble: "econ", Stream: 12, Width: 1, Height: 65535},
+		&wire.Attach{Session: id, Bubble: "econ", Stream: 13, Width: wide, Height: high, Layout: "fr; reboot -f now"}, &wire.Attach{Session: id, Bubble: "econ", Stream: 14, Width: wide, Height: high},
+		&wire.Presence{Session: id, Nonce: long[:32], Signature: long}, &wire.Event{Session: id, Refusal: refusal.Refusal{Code: "X99", Suffix: "???"}},
+		&wire.Event{Session: id, Refusal: refusal.Refusal{Code: "C03", Suffix: "7K2", Params: map[string]string{"left": "<script>"}}}, &wire.Detach{Session: id, Why: "never"},
+		&wire.Detach{Session: id, Why: wire.Menu},
+	}
+	back := slices.Clone(list)
+	slices.Reverse(back)
+	return append(list, back...)
+}
+
+func TestPictureOfTheStatesIsTheTable(t *testing.T) {
+	text, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	want := fmt.Sprintf("# Sessions\n\nGenerated from the table in state.go; `go test -update` writes it.\n\n```mermaid\n%s```\n", Picture())
+	if *updating {
+		require.NoError(t, os.WriteFile("README.md", []byte(want), 0o644))
+	}
+	require.Equal(t, want, string(text))
+}
+
+// What the table allows the store must allow, and every state but the last can be left by a deadline or by a loop that keeps one.
+func TestTableAgreesWithItself(t *testing.T) {
+	seen := map[string]bool{}
+	for _, s := range Steps() {
+		key := string(s.From) + "/" + string(s.On)
+		require.False(t, seen[key], "two arrows for %s", key)
+		seen[key] = true
+		require.NotEqual(t, Ended, s.From)
+	}
+	for _, s := range []State{Requested, Authorised, Starting, Active, Suspended} {
+		require.True(t, seen[string(s)+"/"+string(Stopped)], s)
+		require.False(t, life(s, time.Now(), time.Now().Add(time.Minute)).IsZero(), s)
+	}
+}
