@@ -187,3 +187,14 @@ func (s *Store) Audit(ctx context.Context, f AuditFilter) (rows []AuditRow, err 
 	})
 	return rows, err
 }
+
+// ErasePersonal removes the personal values and salts of all audit rows up to seq. Their commitments stay, so the sealed log
+// still verifies; what they committed to can no longer be found out.
+func (s *Store) ErasePersonal(ctx context.Context, actor string, seq int64) error {
+	e := Entry{Actor: actor, Action: "audit.erase", Object: "audit:rows", Fields: map[string]string{"up_to": fmt.Sprint(seq)}}
+	return s.Change(ctx, e, func(tx *Tx) error {
+		n, err := tx.Exec(`UPDATE audit SET personal = NULL, salt = NULL WHERE seq <= $1 AND salt IS NOT NULL`, seq)
+		tx.Note("rows", fmt.Sprint(n))
+		return err
+	})
+}
