@@ -248,7 +248,7 @@ func (m *measurement) pull(ctx context.Context, events <-chan pcsc.Event) (black
 
 // session finds the live session at a box, as operators see it.
 func (p *player) session(ctx context.Context, box *house.Box) (console.Session, error) {
-	list, err := p.site.Sessions(ctx)
+	list, err := p.site.Console.Sessions(ctx)
 	if err != nil {
 		return console.Session{}, err
 	}
@@ -265,7 +265,7 @@ func (m *measurement) awaitState(ctx context.Context, id string, states ...strin
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		list, err := m.site.Sessions(ctx)
+		list, err := m.site.Console.Sessions(ctx)
 		if err != nil {
 			return time.Time{}, err
 		}
@@ -526,7 +526,7 @@ func (m *measurement) cutOnce(ctx context.Context) (time.Duration, error) {
 		return 0, err
 	}
 	began := time.Now()
-	if err := m.site.Cut(ctx, session.ID, cutReason); err != nil {
+	if err := m.site.Console.Cut(ctx, session.ID, cutReason); err != nil {
 		return 0, err
 	}
 	corner := at.Add(m.area.Min)

@@ -334,7 +334,7 @@ func (p *player) cut(ctx context.Context) (time.Duration, error) {
 		return 0, err
 	}
 	began := time.Now()
-	if _, err := p.site.Ctl(ctx, "session", "cut", session.ID, "--reason", cutReason); err != nil {
+	if _, err := p.site.Ctl(ctx, "cut", session.ID, "--reason", cutReason); err != nil {
 		return 0, err
 	}
 	came, err := p.eyes[1].read(ctx, "S04", cutReason)

@@ -32,6 +32,24 @@ const desktopDir = "/run/sdbox"
 // errNoMachine says that a project of the lab has no machine behind it.
 var errNoMachine = errors.New("no machine runs for this project")
 
+// BubbleSpec describes a project of the lab.
+type BubbleSpec struct {
+	Name, Title string
+	Colour      string   // "#rrggbb"
+	Countries   []string // from which it may be opened; empty = anywhere
+	Number      int      // 1 to 250; its link to the gateway is 10.72.NUMBER.0/24; 0 = no machine runs for it
+	Session     string   // file of content with the programs a desktop begins with
+	Data        []string // files of content that lie in every person's home
+	Ended       bool     // the people's right ended on a date in the past
+}
+
+// Bubble is a project's sealed environment: a place of its own, or none for a project nobody may open from here.
+type Bubble struct {
+	BubbleSpec
+	Place   *Place // nil when Number is 0
+	Program *Program
+}
+
 // DialDisplay connects to the X server of a person's desktop as a program of hers would, and returns her Xauthority file. The
 // desktop must have been opened once.
 func (b *Bubble) DialDisplay(ctx context.Context, p *Person) (net.Conn, []byte, error) {

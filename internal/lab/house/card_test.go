@@ -20,7 +20,7 @@ func TestCardMovesBetweenBoxes(t *testing.T) {
 	dir, err := os.MkdirTemp("", "house")
 	require.NoError(t, err)
 	defer os.RemoveAll(dir)
-	h, err := Open(dir)
+	h, err := Open(dir, "")
 	require.NoError(t, err)
 	defer h.Close()
 	gateway, err := h.NewPlace("gw1")

@@ -21,6 +21,7 @@ import (
 // House owns places and the links between them. Its methods may be called from any goroutine.
 type House struct {
 	dir string   // absolute; holds places/, log/
+	bin string   // absolute; the programs of sdbox, or empty
 	hub *os.File // network namespace in which the forwarders listen; no program runs there
 
 	mu     sync.Mutex
@@ -28,19 +29,26 @@ type House struct {
 	links  []*labnet.Link // guarded by mu
 }
 
-// Open makes an empty house in dir, which is created where missing. The process needs root (CAP_SYS_ADMIN).
-func Open(dir string) (*House, error) {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return nil, err
+// Open makes an empty house in dir, which is created where missing. Places find the folder bin at /run/bin; it may be empty
+// if no program of sdbox is to run. The process needs root (CAP_SYS_ADMIN).
+func Open(dir, bin string) (*House, error) {
+	for _, p := range []*string{&dir, &bin} {
+		if *p == "" {
+			continue
+		}
+		abs, err := filepath.Abs(*p)
+		if err != nil {
+			return nil, err
+		}
+		*p = abs
 	}
 	for _, d := range []string{"places", "log"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			return nil, fmt.Errorf("open house: %w", err)
 		}
 	}
-	h := &House{dir: dir}
-	err = onThread(func() error {
+	h := &House{dir: dir, bin: bin}
+	err := onThread(func() (err error) {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("open house: new network: %w", err)
 		}
@@ -78,7 +86,7 @@ func (h *House) Close() error {
 // NewPlace starts an empty place. Its folder is DIR/places/NAME, its account list the host's system accounts and these.
 func (h *House) NewPlace(name string, accounts ...Account) (*Place, error) {
 	p, err := newPlace(placeSpec{
-		Name: name, Dir: filepath.Join(h.dir, "places", name), Hide: h.dir, Accounts: accounts,
+		Name: name, Dir: filepath.Join(h.dir, "places", name), Hide: h.dir, Bin: h.bin, Accounts: accounts,
 	}, h.Logs())
 	if err != nil {
 		return nil, fmt.Errorf("new place: %w", err)

@@ -29,7 +29,7 @@ func open(t *testing.T) *house.House {
 	dir, err := os.MkdirTemp("", "house")
 	require.NoError(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	h, err := house.Open(dir)
+	h, err := house.Open(dir, "")
 	require.NoError(t, err)
 	return h
 }

@@ -21,6 +21,9 @@ const placeArg = "sdbox-place"
 // insideDir is where a place finds its own folder: configuration, certificates, state.
 const insideDir = "/run/place"
 
+// binDir is where a place finds the programs of sdbox, wherever they lie on the host: /tmp and /home are others inside.
+const binDir = "/run/bin"
+
 // Account is a person's account inside a place; the host's list of accounts is never touched.
 type Account struct {
 	Name string `json:"name"`
@@ -33,6 +36,7 @@ type placeSpec struct {
 	Name     string    `json:"name"`
 	Dir      string    `json:"dir"`  // the place's folder, seen as insideDir inside
 	Hide     string    `json:"hide"` // the house's folder, empty inside: a place does not see its neighbours' files
+	Bin      string    `json:"bin"`  // the folder of the programs, seen as binDir inside; may be empty
 	Accounts []Account `json:"accounts"`
 }
 
@@ -97,6 +101,7 @@ func furnish(spec placeSpec) error {
 		func() error { return tmpfs("/run", "0755", "64m") },
 		func() error { return os.Mkdir(insideDir, 0o755) },
 		func() error { return unix.Mount(spec.Dir, insideDir, "", unix.MS_BIND, "") },
+		func() error { return bindPrograms(spec.Bin) },
 		func() error { return tmpfs(spec.Hide, "0755", "1m") },
 		func() error { return tmpfs("/tmp", "1777", "512m") },
 		func() error { return tmpfs("/home", "0755", "512m") },
@@ -119,6 +124,20 @@ func furnish(spec placeSpec) error {
 		}
 	}
 	return nil
+}
+
+// bindPrograms shows the programs of sdbox at binDir, read-only.
+func bindPrograms(bin string) error {
+	if bin == "" {
+		return nil
+	}
+	if err := os.Mkdir(binDir, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount(bin, binDir, "", unix.MS_BIND, ""); err != nil {
+		return err
+	}
+	return unix.Mount("", binDir, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, "")
 }
 
 func tmpfs(target, mode, size string) error {

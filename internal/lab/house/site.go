@@ -12,6 +12,12 @@ import (
 	"sdbox/internal/ident"
 )
 
+// Domain is the trust domain of the lab, GatewayName the short name of its one gateway.
+const (
+	Domain      = ident.Lab
+	GatewayName = "gw1"
+)
+
 // Finger names a finger of a person as the lab speaks of it.
 type Finger string
 
@@ -51,29 +57,18 @@ func (p *Person) Impression(f Finger) (finger.Template, error) {
 	return grown.Impression(rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))), nil
 }
 
-// BubbleSpec describes a project of the lab.
-type BubbleSpec struct {
-	Name, Title string
-	Colour      string   // "#rrggbb"
-	Countries   []string // from which it may be opened; empty = anywhere
-	Number      int      // 1 to 250; its link to the gateway is 10.72.NUMBER.0/24; 0 = no machine runs for it
-	Startup     string   // shell commands of a desktop's start, run as the person
-}
-
 // Site is the whole house with everything in it: the gateway, boxes, bubbles, people and their cards.
 type Site struct {
-	House   *House
-	Gateway *Place
-	Boxes   []*Box
-	Bubbles []*Bubble
-	People  []*Person
-	Tray    *Tray
-}
+	House          *House
+	Gateway        *Place
+	GatewayProgram *Program
+	Console        *Console
+	Boxes          []*Box
+	Bubbles        []*Bubble
+	People         []*Person
+	Tray           *Tray
 
-// Bubble is a project's sealed environment: a place of its own, or none for a project nobody may open from here.
-type Bubble struct {
-	BubbleSpec
-	Place *Place // nil when Number is 0
+	bin string // folder of the shipped programs
 }
 
 // errNoPerson says that nobody of that account is in the house.
@@ -87,4 +82,14 @@ func (s *Site) Person(account string) (*Person, error) {
 		}
 	}
 	return nil, errNoPerson
+}
+
+// Close pulls the cards, switches the boxes off and ends every program and place. Files stay in the house's folder.
+func (s *Site) Close() error {
+	s.Tray.Close()
+	var errs []error
+	for _, b := range s.Boxes {
+		errs = append(errs, b.close())
+	}
+	return errors.Join(append(errs, s.House.Close())...)
 }

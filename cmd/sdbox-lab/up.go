@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"sdbox/internal/lab/house"
+	"sdbox/internal/lab/page"
+)
+
+// lab is what every command that runs the house is told.
+type lab struct {
+	Bin       string `required:"" type:"existingdir" help:"Folder of the programs: sdbox-agent, sdbox-gateway, sdbox-bubble, sdbox-pki, sdboxctl."`
+	Out       string `required:"" type:"path" help:"Folder for pictures, report and, in house/, keys, state and logs. Its house/ is made anew."`
+	Page      string `default:"127.0.0.1:8080" help:"Address of the lab page."`
+	Operators string `default:"127.0.0.1:8081" help:"Address of the operators' page."`
+}
+
+// open makes the house, or says what is missing for it.
+func (l lab) open(ctx context.Context, out io.Writer) (*house.Site, error) {
+	if os.Geteuid() != 0 {
+		return nil, errors.New("the lab makes namespaces and network links: run it as root, or with sudo")
+	}
+	if err := os.MkdirAll(l.Out, 0o755); err != nil {
+		return nil, err
+	}
+	dir := filepath.Join(l.Out, "house")
+	if err := removeOld(dir); err != nil {
+		return nil, err
+	}
+	fmt.Fprintf(out, "building the house in %s\n", dir)
+	return house.Build(ctx, house.Config{Dir: dir, Bin: l.Bin, Said: out})
+}
+
+// removeOld takes away the house of an earlier run, known by its folders; anything else is left alone.
+func removeOld(dir string) error {
+	if _, err := os.Stat(filepath.Join(dir, "places")); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return os.RemoveAll(dir)
+}
+
+// pages are the two web pages of the lab while they are served.
+type pages struct {
+	operators *page.Operators
+	servers   []*http.Server
+	serving   errgroup.Group
+}
+
+// openPages listens at once, so that a port in use is known before a day is played.
+func (l lab) openPages(ctx context.Context, site *house.Site) (*pages, error) {
+	operators, err := page.NewOperators(l.Operators, page.Console{
+		Address: house.ConsoleAddress, ServerName: site.Console.TLS.ServerName, TLS: site.Console.TLS, DialContext: site.Console.Dial,
+	})
+	if err != nil {
+		return nil, err
+	}
+	boxes, err := page.New(site, "http://"+l.Operators+"/")
+	if err != nil {
+		return nil, err
+	}
+	p := &pages{operators: operators}
+	for _, one := range []struct {
+		address string
+		handler http.Handler
+	}{{l.Page, boxes.Handler(l.Page)}, {l.Operators, operators.Handler()}} {
+		listener, err := net.Listen("tcp", one.address)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("serve page: %w", err), p.close())
+		}
+		server := &http.Server{Handler: one.handler, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+			BaseContext: func(net.Listener) context.Context { return ctx }}
+		p.servers = append(p.servers, server)
+		p.serving.Go(func() error {
+			if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+				return err
+			}
+			return nil
+		})
+	}
+	return p, nil
+}
+
+// close ends the pages and waits for them.
+func (p *pages) close() error {
+	var errs []error
+	for _, s := range p.servers {
+		errs = append(errs, s.Close())
+	}
+	return errors.Join(append(errs, p.serving.Wait())...)
+}
+
+// stay tells a person where to go, and waits until she has had enough.
+func (l lab) stay(ctx context.Context, site *house.Site, p *pages, out io.Writer) {
+	fmt.Fprintf(out, "\nThe house is up.\n  lab page         http://%s/\n  operators' page  %s   (works once)\n  logs             %s\nCtrl-C ends it and leaves nothing behind.\n",
+		l.Page, p.operators.Link(), site.House.Logs())
+	<-ctx.Done()
+	fmt.Fprintln(out, "\nclosing the house")
+}
+
+type upCmd struct {
+	lab `embed:""`
+}
+
+// Run starts the house and stays up until the context ends.
+func (c *upCmd) Run(ctx context.Context, out io.Writer) (err error) {
+	site, err := c.open(ctx, out)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, site.Close()) }()
+	p, err := c.openPages(ctx, site)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.close()) }()
+	for _, b := range site.Boxes {
+		if err := site.Boot(b); err != nil {
+			return err
+		}
+	}
+	c.stay(ctx, site, p, out)
+	return nil
+}
