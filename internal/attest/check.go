@@ -129,6 +129,9 @@ func verify(key *ecdsa.PublicKey, statement, signature []byte) error {
 	if err != nil {
 		return fmt.Errorf("%w: signature: %w", Malformed, err)
 	}
+	if !bytes.Equal(tpm2.Marshal(sig), signature) {
+		return fmt.Errorf("%w: signature: more or other bytes than its structure has", Malformed)
+	}
 	if sig.SigAlg != tpm2.TPMAlgECDSA {
 		return fmt.Errorf("%w: signature algorithm %#x, want ECDSA", BadSignature, uint16(sig.SigAlg))
 	}
@@ -200,7 +203,7 @@ func checkBinding(qualifying []byte, tunnel wire.Key, want Expectations) ([32]by
 }
 
 // explain looks for the one thing that was exchanged, among what the gateway remembers. A whole earlier quote sent again differs in
-// nonce and connection at least; it is called what it is, a replay.
+// more than one; it is called what it is, a replay.
 func explain(qualifying []byte, now Binding, earlier []Binding) error {
 	made := func(b Binding) bool {
 		digest, err := b.Digest()
@@ -208,7 +211,7 @@ func explain(qualifying []byte, now Binding, earlier []Binding) error {
 	}
 	for _, e := range earlier {
 		b := now
-		if b.Nonce = e.Nonce; made(b) || made(e) {
+		if b.Nonce = e.Nonce; made(b) {
 			return OtherNonce
 		}
 		b = now
@@ -226,6 +229,9 @@ func explain(qualifying []byte, now Binding, earlier []Binding) error {
 		b = now
 		if b.Exporter = e.Exporter; made(b) {
 			return OtherChannel
+		}
+		if made(e) {
+			return OtherNonce
 		}
 	}
 	return NotBound

@@ -8,10 +8,15 @@ import (
 	"io"
 	"net"
 	"time"
+
+	"github.com/google/go-tpm/tpm2"
 )
 
-// socketTimeout is ours: making an RSA key takes a slow TPM some seconds.
-const socketTimeout = 60 * time.Second
+// Ours: making an RSA key takes a slow TPM some seconds.
+const (
+	socketTimeout  = 60 * time.Second
+	socketAttempts = 4
+)
 
 // tpmHeader is the length of a response header: tag, size, code (TPM 2.0 Part 1, 18.1).
 const tpmHeader = 10
@@ -22,8 +27,19 @@ type socket struct {
 	dial func() (net.Conn, error)
 }
 
-// Send gives the TPM one command and returns its response (transport.TPM). Both are bounded in length and time.
+// Send gives the TPM one command and returns its response (transport.TPM). Both are bounded in length and time. A TPM that was
+// not ready to begin is asked again at once, as the kernel does for a real one.
 func (s *socket) Send(command []byte) ([]byte, error) {
+	for range socketAttempts - 1 {
+		response, err := s.exchange(command)
+		if err != nil || binary.BigEndian.Uint32(response[6:tpmHeader]) != uint32(tpm2.TPMRCRetry) {
+			return response, err
+		}
+	}
+	return s.exchange(command)
+}
+
+func (s *socket) exchange(command []byte) ([]byte, error) {
 	conn, err := s.dial()
 	if err != nil {
 		return nil, fmt.Errorf("dial simulated TPM: %w", err)

@@ -381,24 +381,34 @@ func TestHostileTPMResponsesAreBounded(t *testing.T) {
 		"nonsense":  append(header(40), bytes.Repeat([]byte{0xff}, 30)...),
 		"no banks":  append(header(19), 0, 0, 0, 0, 5, 0, 0, 0, 0),
 		"an error":  {0x80, 0x01, 0, 0, 0, 10, 0, 0, 1, 1},
+		"not ready": {0x80, 0x01, 0, 0, 0, 10, 0, 0, 9, 0x22},
 	} {
 		path := filepath.Join(t.TempDir(), "s")
 		listener, err := net.Listen("unix", path)
 		require.NoError(t, err)
 		served := make(chan error, 1)
 		go func() {
-			conn, err := listener.Accept()
-			if err == nil {
-				_, err = io.ReadFull(conn, make([]byte, 22))
-				_, werr := conn.Write(response)
-				err = errors.Join(err, werr, conn.Close())
+			for {
+				conn, err := listener.Accept()
+				if errors.Is(err, net.ErrClosed) {
+					served <- nil
+					return
+				}
+				if err == nil {
+					_, err = io.ReadFull(conn, make([]byte, 22))
+					_, werr := conn.Write(response)
+					err = errors.Join(err, werr, conn.Close())
+				}
+				if err != nil {
+					served <- err
+					return
+				}
 			}
-			served <- err
 		}()
 		_, err = tpm.Open("unix:" + path)
 		require.Error(t, err, name)
-		require.NoError(t, <-served, name)
 		require.NoError(t, listener.Close())
+		require.NoError(t, <-served, name)
 	}
 	for _, bad := range []string{"", "tpm0", "/dev/null/x", "/etc/hostname", "unix:", "unix:/nowhere/s"} {
 		_, err := tpm.Open(bad)
