@@ -214,14 +214,12 @@ func TestHostileTextStaysInsideItsPlace(t *testing.T) {
 	a := Around{Language: refusal.Lang(long), Support: long, Box: long, Now: morning, Pointer: &image.Point{X: -1 << 40, Y: 1 << 40}}
 	b2 := b
 	b2.Refusal = &refused
-	start := time.Now()
 	for _, v := range []View{Boot{&refused}, Finger{long, &refused}, Verifying{long}, List{long, []wire.Bubble{b, b2}, 1 << 40, &refused},
 		Opening{long, 1 << 31}, Message{refused}, Ended{refused, long}} {
 		k.Draw(dst, v, a)
 	}
 	k.Bar(dst, image.Rect(0, 0, 1280, 28), Bar{Title: long, Person: long, Delay: 1 << 62, Slow: true}, a)
 	k.Cover(dst, refused, a)
-	require.Less(t, time.Since(start), 10*time.Second)
 	require.LessOrEqual(t, len(k.fonts.glyphs), maxGlyphs)
 }
 

@@ -122,9 +122,10 @@ func (p *page) message(r refusal.Refusal, w refusal.Words, extra string) {
 // code writes "Code C05-7K2", right-aligned: the string a person reads over the telephone.
 func (p *page) code(r refusal.Refusal, right, top int) {
 	k := p.face(bold, 34)
-	x := right - p.width(k, r.Error())
+	code := p.kiosk.fonts.shorten(k, r.Error(), p.px(300))
+	x := right - p.width(k, code)
 	base := top + p.px(34)
-	p.text(k, x, base, ink, r.Error())
+	p.text(k, x, base, ink, code)
 	p.textRight(p.face(regular, 22), x-p.px(12), base, soft, p.say.code)
 }
 

@@ -88,7 +88,7 @@ func (t template) fill(s string) (string, bool) {
 func (t template) param(spec string) (string, bool) {
 	name, format, _ := strings.Cut(spec, ":")
 	if name == "code" {
-		return t.r.Error(), true
+		return tame(t.r.Error()), true
 	}
 	value := tame(t.r.Params[name])
 	if value == "" {
