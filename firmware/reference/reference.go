@@ -131,6 +131,9 @@ func parsePCR(line string) (PCR, error) {
 // that of who holds it, without spaces and plus signs, for example "release-1.example.org".
 func GenerateKey(name string) (secret, public string, err error) {
 	secret, public, err = note.GenerateKey(rand.Reader, name)
+	if err == nil {
+		_, err = note.NewVerifier(public) // it alone checks the name
+	}
 	if err != nil {
 		return "", "", fmt.Errorf("make release key %.80q: %w", name, err)
 	}
