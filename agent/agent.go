@@ -165,11 +165,11 @@ func (a *Agent) loop(ctx context.Context) error {
 func (a *Agent) fire(t Trigger) error {
 	row, found := a.table[a.state][t]
 	if !found {
-		a.log.Debug("too late", "state", a.state, "trigger", t)
+		a.log.Debug("too late", "state", a.state.String(), "trigger", t.String())
 		return nil
 	}
 	if row.From != row.To {
-		a.log.Info("state", "from", row.From, "on", t, "to", row.To)
+		a.log.Info("state", "from", row.From.String(), "on", t.String(), "to", row.To.String())
 	}
 	a.state = row.To
 	if err := a.perform(row.do); err != nil {
