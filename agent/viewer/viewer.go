@@ -55,6 +55,7 @@ type Viewer struct {
 	colour  uint32
 	decoder *tile.Decoder // nil while nothing is open
 	shown   bool          // a picture of the stream is on the screen
+	stale   bool          // the decoder's memory is not to be shown: the screen keeps what it has until a key frame
 	cursor  *screen.Cursor
 	pointer image.Point
 	mask    image.Rectangle // left to somebody else
@@ -104,7 +105,7 @@ func (v *Viewer) Close() error {
 		v.decoder.Close()
 		v.decoder = nil
 	}
-	v.shown, v.cursor, v.mask, v.asked = false, v.arrow, image.Rectangle{}, time.Time{}
+	v.shown, v.stale, v.cursor, v.mask, v.asked = false, false, v.arrow, image.Rectangle{}, time.Time{}
 	if err != nil {
 		return fmt.Errorf("wipe screen: %w", err)
 	}
@@ -129,6 +130,7 @@ func (v *Viewer) Frame(frame []byte) (Result, error) {
 		return v.refresh(), nil
 	}
 	result := Result{Decoded: true, N: u.N, Shown: !v.shown}
+	v.stale = false
 	v.rects = v.rects[:0]
 	if u.Cursor != nil {
 		old := v.cursor.Bounds(v.pointer)
@@ -145,8 +147,9 @@ func (v *Viewer) Frame(frame []byte) (Result, error) {
 	return result, v.paint(v.rects...)
 }
 
-// refresh asks for a key frame, but not with every frame that needs one.
+// refresh stops painting and asks for a key frame, but not with every frame that needs one.
 func (v *Viewer) refresh() Result {
+	v.stale = true
 	if !v.asked.IsZero() && time.Since(v.asked) < refreshEvery {
 		return Result{}
 	}
@@ -154,9 +157,10 @@ func (v *Viewer) refresh() Result {
 	return Result{Refresh: true}
 }
 
-// Redraw paints frame, bar and picture again, after somebody else drew over them. It does nothing before the first picture.
+// Redraw paints frame, bar and picture again, after somebody else drew over them. It does nothing before the first picture,
+// nor while a key frame is awaited: that will paint everything.
 func (v *Viewer) Redraw() error {
-	if !v.shown {
+	if !v.shown || v.stale {
 		return nil
 	}
 	img := v.screen.Image()
@@ -196,7 +200,7 @@ func (v *Viewer) Pointer(x, y int) error {
 	to := image.Pt(min(max(x, v.area.Min.X), v.area.Max.X-1), min(max(y, v.area.Min.Y), v.area.Max.Y-1))
 	from := v.pointer
 	v.pointer = to
-	if !v.shown || from == to {
+	if !v.shown || v.stale || from == to {
 		return nil
 	}
 	return v.paint(v.cursor.Bounds(from), v.cursor.Bounds(to))
@@ -207,7 +211,7 @@ func (v *Viewer) Pointer(x, y int) error {
 func (v *Viewer) Mask(r image.Rectangle) error {
 	old := v.mask
 	v.mask = r
-	if !v.shown {
+	if !v.shown || v.stale {
 		return nil
 	}
 	return v.paint(without(old, r)...)
