@@ -157,7 +157,7 @@ func (r *runCommand) Run(ctx context.Context, stderr io.Writer) error {
 	cards := pcsc.NewWatcher(log)
 	a, err := agent.New(agent.Config{
 		Domain: c.Domain, Gateways: c.Gateway, GatewayName: c.GatewayName, Root: root, Language: refusal.Lang(c.Language), Support: c.Support,
-		Layout: c.Layout, TPM: chip, Screen: display, Keys: input, Cards: cards, Finger: finger.Unix(sensor), Log: log,
+		Layout: c.Layout, TPM: chip, Screen: display, Keys: input, Cards: agent.PCSC(cards), Finger: finger.Unix(sensor), Log: log,
 	})
 	if err != nil {
 		return errors.Join(err, display.Close())
