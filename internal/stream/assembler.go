@@ -116,7 +116,7 @@ func (a *assembler) abandon(from uint64, now time.Time) {
 	for start <= a.highest && (a.at(start).data == nil || a.at(start).index != 0) {
 		start++
 	}
-	for seq := a.next; seq < min(start, a.next+window); seq++ {
+	for seq := a.next; seq < min(start, a.highest+1); seq++ {
 		*a.at(seq) = part{}
 	}
 	a.next, a.run, a.since = start, start, now

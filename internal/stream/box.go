@@ -198,33 +198,28 @@ func (b *Box) serveTrack() {
 		return
 	case in = <-b.track:
 	}
-	b.peer.running.Go(func() {
+	b.peer.running.Go(func() { // sender reports; the interceptors want them read
 		buf := make([]byte, maxMessage)
-		for { // sender reports; the interceptors want them read
-			if _, _, err := in.receiver.Read(buf); err != nil {
-				return
-			}
-		}
+		b.peer.drain(func() error {
+			_, _, err := in.receiver.Read(buf)
+			return err
+		})
 	})
-	for {
+	b.peer.drain(func() error {
 		packet, _, err := in.track.ReadRTP()
 		if err != nil {
-			if b.peer.ctx.Err() == nil && isClosed(err) {
-				b.peer.cancel(fmt.Errorf("stream: read picture: %w", err))
-			}
-			if isClosed(err) {
-				return
-			}
-			continue // one packet that is no RTP
+			return err
 		}
-		if p, err := parsePart(packet.Payload, packet.Marker); err == nil {
-			select {
-			case b.parts <- arrived{packet.SequenceNumber, p}:
-			case <-b.peer.ctx.Done():
-				return
-			}
+		p, err := parsePart(packet.Payload, packet.Marker)
+		if err != nil {
+			return err
 		}
-	}
+		select {
+		case b.parts <- arrived{packet.SequenceNumber, p}:
+		case <-b.peer.ctx.Done():
+		}
+		return nil
+	})
 }
 
 // assemble makes frames and hands them over. It never waits for their reader.

@@ -4,9 +4,7 @@ package stream
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/pion/datachannel"
@@ -86,19 +84,15 @@ func (g *Gateway) answer(ctx context.Context, offer string, fingerprint []byte) 
 	if err != nil {
 		return "", err
 	}
-	g.peer.running.Go(func() {
+	g.peer.running.Go(func() { // requests for lost packets and receiver reports: the interceptors want them read
 		buf := make([]byte, maxMessage)
-		for { // requests for lost packets and receiver reports: the interceptors want them read
-			if _, _, err := sender.Read(buf); err != nil && (isClosed(err) || g.peer.ctx.Err() != nil) {
-				return
-			}
-		}
+		g.peer.drain(func() error {
+			_, _, err := sender.Read(buf)
+			return err
+		})
 	})
 	return text, nil
 }
-
-// isClosed tells the end of a connection from one bad packet.
-func isClosed(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrClosedPipe) }
 
 // Ready is closed when the stream is up and the box's certificate was the right one.
 func (g *Gateway) Ready() <-chan struct{} { return g.peer.ready }

@@ -38,9 +38,9 @@ type Input struct {
 // acks, refresh and motion count how often that state has changed: the newest wins. first numbers the first event.
 const (
 	reportVersion = 1
-	reportHead    = 39
+	reportHead    = 35
 	eventSize     = 10
-	maxEvents     = 100 // in one report: 1,039 bytes, one packet
+	maxEvents     = 100 // in one report: 1,035 bytes, one packet
 	receiptSize   = 21
 )
 
@@ -95,9 +95,9 @@ func parseReport(b []byte) (report, error) {
 	}
 	u32 := func(at int) uint32 { return binary.BigEndian.Uint32(b[at:]) }
 	u16 := func(at int) uint16 { return binary.BigEndian.Uint16(b[at:]) }
-	r := report{id: u32(1), acks: u32(5), ack: u32(9), refresh: u32(13), first: u32(34)}
+	r := report{id: u32(1), acks: u32(5), ack: u32(9), refresh: u32(13), first: u32(30)}
 	r.motion = motion{count: u32(17), after: u32(21), x: u16(25), y: u16(27), buttons: b[29]}
-	k := int(b[38])
+	k := int(b[34])
 	if k > maxEvents || len(b) != reportHead+k*eventSize {
 		return report{}, fmt.Errorf("report of %d bytes with %d events", len(b), k)
 	}

@@ -17,9 +17,11 @@ import (
 	"github.com/pion/dtls/v3"
 	"github.com/pion/ice/v4"
 	"github.com/pion/interceptor"
+	"github.com/pion/interceptor/pkg/cc"
 	"github.com/pion/interceptor/pkg/nack"
 	rtcpreport "github.com/pion/interceptor/pkg/report"
 	"github.com/pion/logging"
+	"github.com/pion/rtcp"
 	"github.com/pion/webrtc/v4"
 )
 
@@ -31,7 +33,17 @@ const (
 
 	nackInterval = 10 * time.Millisecond
 
-	// maxMessage is the largest data channel message either end takes.
+	// dtlsRetry is how soon a lost handshake packet is sent again (RFC 9147, 5.8.2 says 1 s, for the open internet).
+	dtlsRetry = 150 * time.Millisecond
+
+	// resendRate bounds what a box can make the gateway send by asking again, in bit/s. It is the loss of 13 % of the
+	// fastest picture.
+	resendRate = 40_000_000
+
+	// maxBadInARow is how many packets that are none in a row end a stream.
+	maxBadInARow = 10_000
+
+	// maxMessage is the largest data channel message either end takes; an honest one is half as long.
 	maxMessage = 2048
 
 	// channelBacklog is how much may wait in SCTP: more is stale by the time it goes out, and is said again anyway.
@@ -72,6 +84,7 @@ func (m *Mux) settings(gateway bool) webrtc.SettingEngine {
 	s.SetIncludeLoopbackCandidate(true) // the socket's own address is the one candidate, whichever it is
 	s.SetHostAcceptanceMinWait(0)
 	s.SetLite(gateway)
+	s.SetDTLSRetransmissionInterval(dtlsRetry)
 	s.SetDTLSInsecureSkipHelloVerify(true) // a cookie against spoofed sources: inside WireGuard there are none
 	s.SetSRTPProtectionProfiles(dtls.SRTP_AEAD_AES_128_GCM)
 	s.SetSRTPReplayProtectionWindow(window) // the default of 64 drops most repairs of a large frame
@@ -101,6 +114,11 @@ func (m *Mux) api(gateway bool) (*webrtc.API, error) {
 		if err != nil {
 			return nil, err
 		}
+		limit, err := cc.NewInterceptor(func() (cc.BandwidthEstimator, error) { return fixedRate{}, nil })
+		if err != nil {
+			return nil, err
+		}
+		registry.Add(limit) // before the one that looks at it
 		registry.Add(resend)
 		registry.Add(reports)
 	} else {
@@ -118,6 +136,29 @@ func (m *Mux) api(gateway bool) (*webrtc.API, error) {
 	return webrtc.NewAPI(webrtc.WithMediaEngine(media), webrtc.WithInterceptorRegistry(registry),
 		webrtc.WithSettingEngine(m.settings(gateway))), nil
 }
+
+// fixedRate is the bandwidth estimator that always says resendRate: the responder resends no faster.
+type fixedRate struct{}
+
+// AddStream leaves packets as they are.
+func (fixedRate) AddStream(_ *interceptor.StreamInfo, w interceptor.RTPWriter) interceptor.RTPWriter {
+	return w
+}
+
+// WriteRTCP learns nothing.
+func (fixedRate) WriteRTCP([]rtcp.Packet, interceptor.Attributes) error { return nil }
+
+// GetTargetBitrate is in bit/s.
+func (fixedRate) GetTargetBitrate() int { return resendRate }
+
+// OnTargetBitrateChange never calls: nothing changes.
+func (fixedRate) OnTargetBitrateChange(func(int)) {}
+
+// GetStats has none.
+func (fixedRate) GetStats() map[string]any { return nil }
+
+// Close does nothing.
+func (fixedRate) Close() error { return nil }
 
 func capability() webrtc.RTPCodecCapability {
 	return webrtc.RTPCodecCapability{
@@ -225,13 +266,12 @@ func (p *peer) receive(channel *datachannel.DataChannel, take func([]byte)) {
 	buf := make([]byte, maxMessage)
 	for p.ctx.Err() == nil {
 		n, err := channel.Read(buf)
-		switch {
-		case errors.Is(err, io.ErrShortBuffer): // longer than anything honest; it is dropped
-		case err != nil:
+		if err != nil {
+			// A message longer than the buffer ends the stream as well: pion would give it again for ever.
 			p.cancel(fmt.Errorf("stream: data channel: %w", err))
-		default:
-			take(buf[:n])
+			return
 		}
+		take(buf[:n])
 	}
 }
 
@@ -242,6 +282,22 @@ func (p *peer) send(channel *datachannel.DataChannel, message []byte) {
 	}
 	if _, err := channel.Write(message); err != nil {
 		p.cancel(fmt.Errorf("stream: data channel: %w", err))
+	}
+}
+
+// drain reads until the connection ends. A packet that is none is dropped.
+func (p *peer) drain(read func() error) {
+	bad := 0
+	for p.ctx.Err() == nil {
+		err := read()
+		switch {
+		case err == nil:
+			bad = 0
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrClosedPipe), bad == maxBadInARow:
+			p.cancel(fmt.Errorf("stream: read: %w", err))
+		default:
+			bad++
+		}
 	}
 }
 

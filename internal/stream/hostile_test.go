@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package stream
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/pion/datachannel"
+	"github.com/pion/rtcp"
+	"github.com/pion/rtp"
+	"github.com/stretchr/testify/require"
+
+	"sdbox/internal/tunnel/tunneltest"
+)
+
+// pair is both ends of a stream over the loopback, without a tunnel.
+type pair struct {
+	boxMux, gatewayMux *Mux
+	box                *Box
+	gateway            *Gateway
+}
+
+func newMux(t testing.TB) *Mux {
+	conn, err := net.ListenUDP("udp6", &net.UDPAddr{IP: net.IPv6loopback})
+	require.NoError(t, err)
+	m, err := NewMux(conn)
+	require.NoError(t, err)
+	t.Cleanup(func() { m.Close() })
+	return m
+}
+
+func certificate(t testing.TB) *Certificate {
+	c, err := NewCertificate()
+	require.NoError(t, err)
+	return c
+}
+
+func newPair(t testing.TB) *pair {
+	conn, err := net.ListenUDP("udp6", &net.UDPAddr{IP: net.IPv6loopback})
+	require.NoError(t, err)
+	return newPairOver(t, conn)
+}
+
+func newPairOver(t testing.TB, conn net.PacketConn) *pair {
+	tunneltest.NoLeaks(t)
+	boxMux, err := NewMux(conn)
+	require.NoError(t, err)
+	t.Cleanup(func() { boxMux.Close() })
+	p := &pair{boxMux: boxMux, gatewayMux: newMux(t)}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	t.Cleanup(cancel)
+	boxCert, gatewayCert := certificate(t), certificate(t)
+	box, offer, err := p.boxMux.Offer(ctx, boxCert)
+	require.NoError(t, err)
+	t.Cleanup(func() { box.Close() })
+	gateway, answer, err := p.gatewayMux.Answer(ctx, gatewayCert, offer, boxCert.Fingerprint[:])
+	require.NoError(t, err)
+	t.Cleanup(func() { gateway.Close() })
+	require.NoError(t, box.Accept(answer, gatewayCert.Fingerprint[:]))
+	for _, ready := range []<-chan struct{}{box.Ready(), gateway.Ready()} {
+		select {
+		case <-ready:
+		case <-ctx.Done():
+			require.FailNow(t, "not ready", "box: %v, gateway: %v", box.Err(), gateway.Err())
+		}
+	}
+	p.box, p.gateway = box, gateway
+	return p
+}
+
+func next[T any](t testing.TB, c <-chan T) T {
+	select {
+	case v := <-c:
+		return v
+	case <-time.After(10 * time.Second):
+		require.FailNow(t, "nothing came")
+		panic("unreachable")
+	}
+}
+
+func TestWrongFingerprintIsRefused(t *testing.T) {
+	tunneltest.NoLeaks(t)
+	m, ctx := newMux(t), context.Background()
+	boxCert, gatewayCert, other := certificate(t), certificate(t), certificate(t)
+	box, offer, err := m.Offer(ctx, boxCert)
+	require.NoError(t, err)
+	defer box.Close()
+	gatewayMux := newMux(t)
+	_, _, err = gatewayMux.Answer(ctx, gatewayCert, offer, other.Fingerprint[:])
+	require.ErrorIs(t, err, ErrFingerprint)
+	for name, bad := range map[string]string{
+		"nothing":        "",
+		"no fingerprint": strings.ReplaceAll(offer, "a=fingerprint", "a=finger"),
+		"two of them":    offer + "a=fingerprint:sha-256 " + strings.Repeat("00:", 31) + "00\r\n",
+		"another hash":   strings.ReplaceAll(offer, "sha-256 ", "sha-1 "),
+		"too long":       offer + strings.Repeat("a=x\r\n", MaxSDP/5),
+		"too many media": offer + strings.Repeat("m=video 9 UDP/TLS/RTP/SAVPF 100\r\n", 2),
+		"no media":       "a=fingerprint:" + offer[strings.Index(offer, "sha-256 "):],
+	} {
+		_, _, err = gatewayMux.Answer(ctx, gatewayCert, bad, boxCert.Fingerprint[:])
+		require.Error(t, err, name)
+	}
+	gateway, answer, err := gatewayMux.Answer(ctx, gatewayCert, offer, boxCert.Fingerprint[:])
+	require.NoError(t, err)
+	defer gateway.Close()
+	require.ErrorIs(t, box.Accept(answer, other.Fingerprint[:]), ErrFingerprint)
+	require.Error(t, box.Accept(answer, nil))
+}
+
+func TestFramesThatCannotBeSentAreRefused(t *testing.T) {
+	tunneltest.NoLeaks(t)
+	ctx := context.Background()
+	boxCert := certificate(t)
+	box, offer, err := newMux(t).Offer(ctx, boxCert)
+	require.NoError(t, err)
+	defer box.Close()
+	gateway, _, err := newMux(t).Answer(ctx, certificate(t), offer, boxCert.Fingerprint[:])
+	require.NoError(t, err)
+	require.Error(t, gateway.WriteFrame(1, nil))
+	require.Error(t, gateway.WriteFrame(1, make([]byte, MaxFrame+1)))
+	for n := range uint32(frameQueueLength) {
+		require.NoError(t, gateway.WriteFrame(n, []byte{1}), "frames wait for the connection")
+	}
+	require.ErrorIs(t, gateway.WriteFrame(9, []byte{1}), ErrBacklog)
+	require.NoError(t, gateway.Close())
+	require.ErrorIs(t, gateway.WriteFrame(9, []byte{1}), ErrClosed)
+	require.ErrorIs(t, gateway.Err(), ErrClosed)
+}
+
+func TestGarbageOnThePictureIsDropped(t *testing.T) {
+	p := newPair(t)
+	dice := rand.New(rand.NewPCG(7, 8))
+	for i := range 300 { // a track of its own numbers: what a broken gateway would send
+		payload := make([]byte, dice.IntN(maxPayload+20))
+		for j := range payload {
+			payload[j] = byte(dice.Uint32())
+		}
+		if i%2 == 0 && len(payload) > partHeader {
+			copy(payload, []byte{0, 0, 0, 1, 0, byte(dice.IntN(4)), 0, 3}) // nearly right
+		}
+		header := rtp.Header{Version: 2, PayloadType: payloadType, Marker: dice.IntN(2) == 0, SequenceNumber: uint16(10_000 + i)}
+		require.NoError(t, p.gateway.track.WriteRTP(&rtp.Packet{Header: header, Payload: payload}))
+	}
+	stranger, err := net.DialUDP("udp6", nil, p.boxMux.mux.LocalAddr().(*net.UDPAddr))
+	require.NoError(t, err)
+	defer stranger.Close()
+	for range 300 {
+		packet := make([]byte, 1+dice.IntN(200))
+		for j := range packet {
+			packet[j] = byte(dice.Uint32())
+		}
+		stranger.Write(packet)
+	}
+	gaps := 0
+	for n := uint32(1); ; n++ { // the picture comes back by itself
+		require.Less(t, n, uint32(1000), "no frame came through")
+		if err := p.gateway.WriteFrame(n, noise(3000, byte(n))); err != nil {
+			require.ErrorIs(t, err, ErrBacklog)
+		}
+		select {
+		case f := <-p.box.Frames():
+			if f.Gap {
+				gaps++
+				continue
+			}
+			require.Equal(t, noise(3000, byte(f.N)), f.Data)
+			return
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// rawBox is a box's end without the code that speaks for it.
+func rawBox(t testing.TB) (*Box, *datachannel.DataChannel, *Gateway) {
+	tunneltest.NoLeaks(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	t.Cleanup(cancel)
+	boxCert, gatewayCert, boxMux := certificate(t), certificate(t), newMux(t)
+	p, err := newPeer(boxMux.offer, boxCert)
+	require.NoError(t, err)
+	box := &Box{peer: p}
+	t.Cleanup(func() { box.Close() })
+	offer, err := box.offer(ctx)
+	require.NoError(t, err)
+	gateway, answer, err := newMux(t).Answer(ctx, gatewayCert, offer, boxCert.Fingerprint[:])
+	require.NoError(t, err)
+	t.Cleanup(func() { gateway.Close() })
+	require.NoError(t, box.Accept(answer, gatewayCert.Fingerprint[:]))
+	channel := p.open()
+	require.NotNil(t, channel)
+	next(t, gateway.Ready())
+	return box, channel, gateway
+}
+
+func TestGarbageOnTheChannelIsDropped(t *testing.T) {
+	box, channel, gateway := rawBox(t)
+	dice := rand.New(rand.NewPCG(9, 10))
+	for i := range 300 {
+		message := make([]byte, 1+dice.IntN(maxMessage))
+		for j := range message {
+			message[j] = byte(dice.Uint32())
+		}
+		message[0] = byte(i % 2)
+		_, err := channel.Write(message)
+		require.NoError(t, err)
+	}
+	o := newOutbox()
+	require.NoError(t, o.input(key(30, true)))
+	for { // one of them gets through
+		_, err := channel.Write(o.report(nil, time.Now()))
+		require.NoError(t, err)
+		select {
+		case e := <-gateway.Input():
+			require.Equal(t, Input{Seq: 1, Kind: Key, Code: 30, Down: true}, e)
+			require.NoError(t, gateway.Err())
+			require.NoError(t, box.Err())
+			endByLongMessage(t, channel, gateway)
+			return
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func endByLongMessage(t testing.TB, channel *datachannel.DataChannel, gateway *Gateway) {
+	_, err := channel.Write(make([]byte, maxMessage+1))
+	require.NoError(t, err)
+	for { // until one is not lost
+		select {
+		case <-gateway.Done():
+			require.ErrorIs(t, gateway.Err(), io.ErrShortBuffer)
+			return
+		case <-time.After(20 * time.Millisecond):
+			_, _ = channel.Write(make([]byte, maxMessage+1))
+		}
+	}
+}
+
+func TestFloodOfEventsWaitsAtTheBox(t *testing.T) {
+	p := newPair(t)
+	for i := range maxUnconfirmed { // nobody reads them at the gateway
+		require.NoError(t, p.box.SendInput(key(uint16(1+i%100), i%2 == 0)))
+	}
+	for i := range maxUnconfirmed {
+		require.Equal(t, uint32(i+1), next(t, p.gateway.Input()).Seq)
+	}
+}
+
+// counted counts what a socket reads.
+type counted struct {
+	net.PacketConn
+	bytes atomic.Int64
+}
+
+func (c *counted) ReadFrom(b []byte) (int, net.Addr, error) {
+	n, from, err := c.PacketConn.ReadFrom(b)
+	c.bytes.Add(int64(n))
+	return n, from, err
+}
+
+func TestResendFloodIsBounded(t *testing.T) {
+	socket, err := net.ListenUDP("udp6", &net.UDPAddr{IP: net.IPv6loopback})
+	require.NoError(t, err)
+	count := &counted{PacketConn: socket}
+	p := newPairOver(t, count)
+	for n := range uint32(3) {
+		require.NoError(t, p.gateway.WriteFrame(n, noise(1<<20, 1)))
+		require.Equal(t, n, next(t, p.box.Frames()).N)
+	}
+	ssrc := p.box.peer.pc.GetReceivers()[0].Track().SSRC()
+	ask := &rtcp.TransportLayerNack{MediaSSRC: uint32(ssrc)}
+	before, start := count.bytes.Load(), time.Now()
+	for round := 0; time.Since(start) < time.Second; round++ {
+		ask.Nacks = nil
+		for i := range 250 {
+			ask.Nacks = append(ask.Nacks, rtcp.NackPair{PacketID: uint16(round*250*17+i*17) % 2700, LostPackets: 0xffff})
+		}
+		require.NoError(t, p.box.peer.pc.WriteRTCP([]rtcp.Packet{ask}))
+	}
+	got := count.bytes.Load() - before
+	require.Less(t, got, int64(3*resendRate/8), "asked for again and again, the gateway sends what it may and no more")
+	require.NoError(t, p.gateway.WriteFrame(9, noise(1000, 2)))
+	require.Equal(t, uint32(9), next(t, p.box.Frames()).N)
+}
+
+func TestSecondChannelEndsTheStream(t *testing.T) {
+	p := newPair(t)
+	_, err := p.box.peer.pc.CreateDataChannel("more", nil)
+	require.NoError(t, err)
+	next(t, p.gateway.Done())
+	require.False(t, errors.Is(p.gateway.Err(), ErrClosed))
+}
+
+func TestSlowReaderGetsAGap(t *testing.T) {
+	var q frameQueue
+	for n := range uint32(3 * maxQueuedFrames) {
+		q.push(Frame{N: n, Data: []byte{1}})
+		require.LessOrEqual(t, len(q.frames), maxQueuedFrames+1)
+	}
+	require.True(t, q.frames[0].Gap)
+	q = frameQueue{}
+	for n := range uint32(10) {
+		q.push(Frame{N: n, Data: make([]byte, MaxFrame)})
+		require.LessOrEqual(t, q.bytes, maxQueuedBytes)
+	}
+	require.True(t, q.frames[0].Gap)
+	for len(q.frames) > 0 {
+		q.pop()
+	}
+	require.Zero(t, q.bytes)
+}
