@@ -66,7 +66,8 @@ func Open(ctx context.Context, t Target) (*RFB, error) {
 	return d, nil
 }
 
-// Attach speaks RFB over conn, which it owns, and returns when the picture is whole, as Open does.
+// Attach speaks RFB over conn, which it owns, and returns when the picture is whole, as Open does. The pointer is in the
+// middle then.
 func Attach(ctx context.Context, conn net.Conn, width, height int) (*RFB, error) {
 	ctx, cancel := context.WithTimeout(ctx, openTime)
 	defer cancel()
@@ -76,6 +77,11 @@ func Attach(ctx context.Context, conn net.Conn, width, height int) (*RFB, error)
 	}
 	d := &RFB{client}
 	if err := d.settle(ctx, width, height); err != nil {
+		client.Close()
+		return nil, err
+	}
+	// Xvnc draws its pointer into the picture until the client has placed it.
+	if err := client.Pointer(width/2, height/2, 0); err != nil {
 		client.Close()
 		return nil, err
 	}
