@@ -118,7 +118,7 @@ func grey(img *screen.Image) []byte {
 	return out
 }
 
-// holds says whether a text has all the words, comparing letters and digits only.
+// holds says whether a text has all the words, comparing letters and digits only, and those that look alike as one.
 func holds(text string, words []string) bool {
 	plain := onlyLetters(text)
 	for _, w := range words {
@@ -131,8 +131,16 @@ func holds(text string, words []string) bool {
 
 func onlyLetters(s string) string {
 	return strings.Map(func(r rune) rune {
-		if unicode.IsLetter(r) || unicode.IsDigit(r) {
-			return unicode.ToLower(r)
+		r = unicode.ToLower(r)
+		switch {
+		case r == 'o':
+			return '0'
+		case r == 'l' || r == 'i' || r == '|':
+			return '1'
+		case r == 's':
+			return '5'
+		case unicode.IsLetter(r) || unicode.IsDigit(r):
+			return r
 		}
 		return -1
 	}, s)

@@ -20,7 +20,7 @@ import (
 )
 
 // stepTimeout is how long a person would wait for anything before giving up.
-const stepTimeout = 90 * time.Second
+const stepTimeout = 45 * time.Second
 
 // Options say how a day is played.
 type Options struct {
@@ -162,7 +162,7 @@ func (p *player) rightFinger(box int) func(context.Context) (time.Duration, erro
 		if err != nil {
 			return 0, err
 		}
-		words := []string{"Your projects", "P02", "P05"}
+		words := []string{"Your projects", "P02", "ended on 30 June", "P05", "only be opened from France"}
 		for _, b := range p.site.Bubbles {
 			words = append(words, b.Title)
 		}

@@ -139,6 +139,9 @@ func (b *Box) Running() bool {
 // close switches everything off that is not a process of the place.
 func (b *Box) close() error {
 	var errs []error
+	if b.Agent != nil { // before its hardware goes away
+		errs = append(errs, b.Agent.Kill())
+	}
 	b.cancel()
 	b.running.Wait()
 	if b.Keyboard != nil {

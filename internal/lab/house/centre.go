@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"sdbox/firmware/reference"
+	"sdbox/internal/attest"
 	"sdbox/internal/tpm/tpmsim"
 )
 
@@ -112,7 +113,7 @@ func bootNote(secret string) ([]byte, error) {
 	}
 	values := reference.Values{Name: "lab-qemu", Version: "2026.11.24"}
 	predicted := tpmsim.Predict(boot)
-	for index := range uint8(16) {
+	for _, index := range attest.Registers() {
 		values.PCRs = append(values.PCRs, reference.PCR{Index: index, Digest: predicted[index]})
 	}
 	return reference.Sign(values, secret)
