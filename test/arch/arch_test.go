@@ -150,8 +150,10 @@ func plan(t *testing.T) map[string]map[string]bool {
 	return out
 }
 
-func isSim(dir string) bool  { return strings.HasSuffix(dir, "sim") }
-func isTest(dir string) bool { return strings.HasSuffix(dir, "test") }
+// isSim and isTest know a twin by its name: card/cardsim, desktop/desktoptest.
+func isSim(dir string) bool  { return path.Base(dir) == path.Base(path.Dir(dir))+"sim" }
+func isTest(dir string) bool { return path.Base(dir) == path.Base(path.Dir(dir))+"test" }
+
 func under(dir, top string) bool {
 	return dir == top || strings.HasPrefix(dir, top+"/")
 }
