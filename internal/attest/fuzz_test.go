@@ -3,6 +3,7 @@
 package attest
 
 import (
+	"bytes"
 	"testing"
 	"time"
 
@@ -57,10 +58,8 @@ func FuzzOpenStatement(f *testing.F) {
 			if err != nil {
 				continue
 			}
-			if kind == tpm2.TPMSTAttestQuote {
-				if checkRegisters(attest, q.ev.PCRs) == nil {
-					require.Equal(t, len(q.ev.Quote), len(statement))
-				}
+			if kind == tpm2.TPMSTAttestQuote && checkRegisters(attest, q.ev.PCRs) == nil {
+				require.True(t, bytes.HasSuffix(statement, q.ev.Quote[len(q.ev.Quote)-32:]), "it passes for other values than it is over")
 			}
 		}
 	})
