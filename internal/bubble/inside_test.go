@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bubble
+
+import (
+	"bytes"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestSocketOfAnotherUserIsNotTheDesktop: the account owns the socket's directory and may put a link to someone else's there.
+func TestSocketOfAnotherUserIsNotTheDesktop(t *testing.T) {
+	run := t.TempDir()
+	d := newDesktop(Account{Name: "amina", UID: uint32(os.Geteuid()) + 1}, run, slog.New(slog.DiscardHandler))
+	require.NoError(t, os.Mkdir(d.dir(), 0o700))
+	elsewhere := filepath.Join(run, "s")
+	l, err := net.Listen("unix", elsewhere)
+	require.NoError(t, err)
+	defer l.Close()
+	require.NoError(t, os.Symlink(elsewhere, d.file(socketFile)))
+	_, err = d.dial()
+	require.ErrorContains(t, err, "not its own")
+	d.account.UID--
+	conn, err := d.dial()
+	require.NoError(t, err)
+	conn.Close()
+}
+
+// TestXauthorityIsReadByXauth checks the binary format with the X project's own reader.
+func TestXauthorityIsReadByXauth(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "Xauthority")
+	require.NoError(t, os.WriteFile(path, newXauthority(), 0o600))
+	out, err := exec.CommandContext(t.Context(), "xauth", "-f", path, "list").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.Regexp(t, `^\S*\s+MIT-MAGIC-COOKIE-1\s+[0-9a-f]{32}\n$`, string(out))
+}
+
+// FuzzFrame reads a request from a peer that says anything.
+func FuzzFrame(f *testing.F) {
+	var good bytes.Buffer
+	require.NoError(f, writeFrame(&good, request{Kind: kindOpen, Token: []byte("t"), Width: 1, Height: 2, Layout: "fr"}))
+	f.Add(good.Bytes())
+	f.Add([]byte{0xff, 0xff, 0xff, 0xff})
+	f.Add([]byte{0, 0, 0, 1, 0xa0})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var req request
+		r := bytes.NewReader(b)
+		if readFrame(r, maxRequest, &req) != nil {
+			return
+		}
+		var again bytes.Buffer
+		require.NoError(t, writeFrame(&again, req))
+		var same request
+		require.NoError(t, readFrame(&again, maxRequest, &same))
+		require.Equal(t, req.Kind, same.Kind)
+	})
+}
