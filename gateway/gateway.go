@@ -290,7 +290,7 @@ func (g *Gateway) openPorts(ctx context.Context) error {
 func (g *Gateway) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	after, err := g.store.Last(ctx)
+	after, err := g.store.Last(context.WithoutCancel(ctx)) // also when it is told to stop before it began
 	if err != nil {
 		return errors.Join(err, g.Close())
 	}

@@ -79,10 +79,11 @@ func New(conf Config) (*Server, error) {
 // Serve takes lines from boxes until ctx ends, and returns when the last of them is closed. It owns the listener. A connection
 // whose address is not that of a box with a standing attestation result is closed without a word.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
-	if err := s.adopt(ctx); err != nil {
+	first := context.WithoutCancel(ctx) // half an adoption is worse than a late stop
+	if err := s.adopt(first); err != nil {
 		return fmt.Errorf("session: %w", errors.Join(err, ln.Close()))
 	}
-	after, err := s.conf.Store.Last(ctx)
+	after, err := s.conf.Store.Last(first)
 	if err != nil {
 		return fmt.Errorf("session: %w", errors.Join(err, ln.Close()))
 	}
