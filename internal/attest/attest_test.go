@@ -424,7 +424,10 @@ func TestSignedStatementThatIsNoQuoteIsRefused(t *testing.T) {
 		}
 		requireReason(t, c.reason, err, name)
 	}
+}
 
+func TestQuoteOrSignatureOfAnotherShapeIsRefused(t *testing.T) {
+	a := newSoftAK(t)
 	q := a.forge(t, func(*tpm2.TPMSAttest) {})
 	for name, c := range map[string]struct {
 		reason             Reason

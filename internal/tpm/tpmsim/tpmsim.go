@@ -88,7 +88,9 @@ func (s *Sim) Stop() error {
 	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("stop simulated TPM: %w", err)
 	}
+	patience := time.AfterFunc(stopWithin, func() { _ = s.cmd.Process.Kill() }) // ended tells of it
 	<-s.done
+	patience.Stop()
 	if err := os.Remove(s.cfg.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("stop simulated TPM: %w", err)
 	}
@@ -187,10 +189,14 @@ func manufacture(ctx context.Context, cfg Config) error {
 		return errors.New("a directory and a socket are needed")
 	}
 	state := filepath.Join(cfg.Dir, "state")
-	if _, err := os.Stat(filepath.Join(state, "tpm2-00.permall")); err == nil {
+	if _, err := os.Stat(state); err == nil {
 		return nil
 	}
-	for _, dir := range []string{state, cfg.Authority, filepath.Join(cfg.Dir, "tmp")} {
+	making := state + ".making" // renamed once it is whole: a setup that was interrupted begins again
+	if err := os.RemoveAll(making); err != nil {
+		return err
+	}
+	for _, dir := range []string{making, cfg.Authority, filepath.Join(cfg.Dir, "tmp")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
@@ -207,13 +213,13 @@ func manufacture(ctx context.Context, cfg Config) error {
 			return err
 		}
 	}
-	setup := exec.CommandContext(ctx, "swtpm_setup", "--tpm2", "--tpmstate", state, "--create-ek-cert",
+	setup := exec.CommandContext(ctx, "swtpm_setup", "--tpm2", "--tpmstate", making, "--create-ek-cert",
 		"--pcr-banks", "sha256", "--config", filepath.Join(cfg.Dir, "setup.conf"))
 	setup.Env = environment(cfg)
 	if out, err := setup.CombinedOutput(); err != nil {
 		return fmt.Errorf("swtpm_setup: %w: %.2000s", err, out)
 	}
-	return nil
+	return os.Rename(making, state)
 }
 
 // environment keeps the temporary files and the personal configuration of the tools inside Dir.
