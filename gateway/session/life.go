@@ -211,6 +211,9 @@ func (l *boxLine) detach(ctx context.Context, m *wire.Detach) error {
 
 // stopped ends the session for someone else than the person: the picture stops, the box reads why, and only then things close.
 func (l *boxLine) stopped(ctx context.Context, st stop) error {
+	if st.whole {
+		return l.dismiss(ctx, st)
+	}
 	if l.s == nil || l.s.id != st.id {
 		if st.done != nil {
 			st.done <- ErrGone
@@ -232,4 +235,18 @@ func (l *boxLine) stop(ctx context.Context, st stop) error {
 	}
 	told := l.line.Write(&wire.Ended{Session: st.id, Refusal: st.why, Reason: st.reason})
 	return errors.Join(l.happen(ctx, Closed, change{by: st.by, why: st.why, reason: st.words()}), told)
+}
+
+var errDismissed = errors.New("the box was told to leave")
+
+// dismiss ends the session, if there is one, and the line. A zero session in Ended says that.
+func (l *boxLine) dismiss(ctx context.Context, st stop) error {
+	var err error
+	if l.s != nil {
+		st.id = l.s.id
+		err = l.stop(ctx, st)
+	}
+	err = errors.Join(err, l.line.Write(&wire.Ended{Refusal: st.why, Reason: st.reason}))
+	st.done <- err
+	return errors.Join(errDismissed, err)
 }

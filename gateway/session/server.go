@@ -56,6 +56,7 @@ type stop struct {
 	why    refusal.Refusal
 	reason string     // the operator's own words
 	done   chan error // buffered; nil = nobody waits
+	whole  bool       // the line ends too, whatever session it holds
 }
 
 // Server holds the sessions of one gateway. All methods may be called from any goroutine.
@@ -233,17 +234,35 @@ func (s *Server) Cut(ctx context.Context, id ident.ID, by, reason string) error 
 	return s.end(ctx, stop{id: id, by: by, why: refusal.New(refusal.CutByOperator, "at", at, "reason", reason), reason: reason})
 }
 
-// StopBox ends whatever session a box holds, for a refusal; it returns when the box has been told.
+// StopBox ends the line of a box, and the session on it, for a refusal. It returns when the box has been told, or has no line.
 func (s *Server) StopBox(ctx context.Context, serial, by string, why refusal.Refusal) error {
-	var errs []error
-	for _, live := range s.Live() {
-		if live.Box == serial && live.State != Suspended {
-			if err := s.end(ctx, stop{id: live.ID, by: by, why: why}); err != nil && !errors.Is(err, ErrGone) {
-				errs = append(errs, err)
-			}
+	s.mu.Lock()
+	var l *boxLine
+	for _, line := range s.lines {
+		if line.serial == serial {
+			l = line
 		}
 	}
-	return errors.Join(errs...)
+	s.mu.Unlock()
+	if l == nil {
+		return nil
+	}
+	st := stop{by: by, why: why, whole: true, done: make(chan error, 1)}
+	select {
+	case l.stops <- st:
+	case <-l.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-st.done:
+		return err
+	case <-l.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // end hands a stop to whoever owns the session, and waits.
