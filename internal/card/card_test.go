@@ -156,6 +156,9 @@ func TestWrongFingerTakesRightsAway(t *testing.T) {
 	_, verified, err := c.Tries(card.RefFinger)
 	require.NoError(t, err)
 	require.True(t, verified)
+	require.NoError(t, c.LogOut(card.RefFinger))
+	require.ErrorIs(t, sign(), card.ErrNotVerified)
+	require.NoError(t, c.VerifyFinger(card.RefFinger, p.impression(2)))
 	require.Error(t, c.VerifyFinger(card.RefFinger, stranger()))
 	require.ErrorIs(t, sign(), card.ErrNotVerified)
 }

@@ -60,6 +60,7 @@ func everything(t testing.TB, line card.Transport, limits card.Limits, minutiae 
 	_, _ = c.GUID()
 	_, _, _ = c.Tries(card.RefFinger)
 	_ = c.VerifyPIN("000000")
+	_ = c.LogOut(card.RefFinger)
 	_, _ = c.Certificate(card.Slot9E)
 }
 

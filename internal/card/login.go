@@ -121,6 +121,15 @@ func (c *Card) Tries(ref byte) (left int, verified bool, err error) {
 	return 0, false, fmt.Errorf("read tries of %02X: %w", ref, err)
 }
 
+// LogOut takes back what a finger or PIN opened, without a reset (SP 800-73-5 Part 2, 3.2.1: P1 = FF). One command, for
+// after the login's signature is on its way: the card stays for presence signatures, key 9A does not.
+func (c *Card) LogOut(ref byte) error {
+	if _, err := c.exchange(command{ins: insVerify, p1: 0xFF, p2: ref}); err != nil {
+		return fmt.Errorf("log out of %02X: %w", ref, err)
+	}
+	return nil
+}
+
 // signer is a key of the card as crypto.Signer.
 type signer struct {
 	card *Card
