@@ -81,10 +81,6 @@ func Make(t *tpm.TPM, b Binding, previous []byte) (*wire.Evidence, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make evidence: %w", err)
 	}
-	ak, err := t.AttestationKey()
-	if err != nil {
-		return nil, fmt.Errorf("make evidence: %w", err)
-	}
 	quote, err := t.Quote(Registers(), digest)
 	if err != nil {
 		return nil, fmt.Errorf("make evidence: %w", err)
@@ -93,7 +89,7 @@ func Make(t *tpm.TPM, b Binding, previous []byte) (*wire.Evidence, error) {
 		Quote:     quote.Attest,
 		Signature: quote.Signature,
 		PCRs:      make([]wire.PCR, len(quote.PCRs)),
-		AKPublic:  ak.Raw,
+		AKPublic:  quote.AK.Raw,
 		TunnelKey: b.TunnelKey,
 		Previous:  previous,
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// BenchmarkMake is a box's part of an attestation: two derivations of the attestation key, registers, quote.
+// BenchmarkMake is a box's part of an attestation: its device key read, its attestation key derived, registers, quote.
 func BenchmarkMake(b *testing.B) {
 	box := newBox(b)
 	require.NoError(b, box.tpm.EnsureDeviceKey())

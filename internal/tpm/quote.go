@@ -24,6 +24,7 @@ type Quote struct {
 	Attest    []byte // TPMS_ATTEST of type quote (TPM 2.0 Part 2, 10.12.12)
 	Signature []byte // TPMT_SIGNATURE over it
 	PCRs      []PCR  // in index order; their digest is in Attest
+	AK        Public // the attestation key that signed
 }
 
 // Quote has the attestation key state the registers' values, for the reader who gave qualifying (TPM 2.0 Part 3, 18.4). The
@@ -71,7 +72,7 @@ func quote(device transport.TPM, ak key, registers []uint8, qualifying [32]byte)
 	if digest := DigestPCRs(values); !bytes.Equal(info.PCRDigest.Buffer, digest[:]) {
 		return Quote{}, errMoved
 	}
-	return Quote{Attest: rsp.Quoted.Bytes(), Signature: tpm2.Marshal(rsp.Signature), PCRs: values}, nil
+	return Quote{Attest: rsp.Quoted.Bytes(), Signature: tpm2.Marshal(rsp.Signature), PCRs: values, AK: ak.public}, nil
 }
 
 // DigestPCRs is what a quote says of registers: SHA-256 of their values in index order (TPM 2.0 Part 3, 18.4.1).
