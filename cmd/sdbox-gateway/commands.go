@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,7 +28,14 @@ type cli struct {
 	Config configCmd `cmd:"" help:"Look at the configuration."`
 }
 
-var errUse = errors.New("wrong use")
+// useError is a mistake in the command line or in the configuration, with the next thing to try.
+type useError struct {
+	err  error
+	hint string
+}
+
+func (e *useError) Error() string { return e.err.Error() }
+func (e *useError) Unwrap() error { return e.err }
 
 type runCmd struct {
 	Config string `help:"Configuration file." default:"/etc/sdbox/gateway.toml" type:"path"`
@@ -86,7 +94,7 @@ func (c *checkCmd) Run(out io.Writer) error {
 		}
 	}
 	if len(missing) > 0 {
-		return fmt.Errorf("%w: %s: %w", errUse, c.File, errors.Join(missing...))
+		return &useError{fmt.Errorf("%s: %w", c.File, errors.Join(missing...)), "sdbox-gateway init tells where each of these comes from"}
 	}
 	_, err = fmt.Fprintf(out, "%s: good. Gateway %s, state in %s\n", c.File, conf.Domain.Gateway(conf.Name), conf.State)
 	return err
@@ -103,9 +111,12 @@ type initCmd struct {
 func (c *initCmd) Run(out io.Writer) error {
 	domain, err := ident.ParseDomain(c.Domain)
 	if err != nil {
-		return fmt.Errorf("%w: %w", errUse, err)
+		return &useError{err, "give the domain that sdbox-pki init was given"}
 	}
 	state := filepath.Join(c.Dir, "state")
+	if _, err := netip.ParseAddrPort(c.At); err != nil {
+		return &useError{fmt.Errorf("--at %s: %w", c.At, err), "for example 192.0.2.1:443 or [2001:db8::1]:443"}
+	}
 	if err := os.MkdirAll(state, 0o700); err != nil {
 		return err
 	}
@@ -133,12 +144,12 @@ func (c *initCmd) Run(out io.Writer) error {
 	}
 	_, err = fmt.Fprintf(out, `Made %s.
 Next:
-  1. sdbox-pki issue gateway, into %s
-  2. sdbox-pki lend devices, into %s
+  1. sdbox-pki issue gateway %s --out %s
+  2. sdbox-pki lend devices --out %s
   3. write the release keys and the support contact into gateway.toml
   4. sdbox-gateway config check %s
 Keep %s somewhere else too: with it anyone can check the audit log.
-`, c.Dir, filepath.Join(state, "tls"), filepath.Join(state, "devices"), filepath.Join(c.Dir, "gateway.toml"), filepath.Join(state, "audit.pub"))
+`, c.Dir, c.Name, filepath.Join(state, "tls"), filepath.Join(state, "devices"), filepath.Join(c.Dir, "gateway.toml"), filepath.Join(state, "audit.pub"))
 	return err
 }
 
@@ -163,7 +174,7 @@ state = "state"         # database and sealed audit log
 language = "fr"         # of a box's screen before a card is in: fr or en
 support = ""            # whom a person calls; shown on every amber and red screen
 
-tls = "state/tls"       # cert.pem, key.pem, ca.pem: sdbox-pki issue gateway
+tls = "state/tls"       # cert.pem, key.pem, ca.pem: sdbox-pki issue gateway @NAME@
 # database = "sqlite:state/gateway.db"
 # policies = "policies" # folder of Cedar policies; without it the ones built in are used
 # ek_roots = "tpm-manufacturers.pem"

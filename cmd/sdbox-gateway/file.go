@@ -72,22 +72,22 @@ func readFile(path string) (gateway.Config, error) {
 	var none gateway.Config
 	raw, err := os.ReadFile(path)
 	if err != nil {
-		return none, fmt.Errorf("%w: configuration: %w", errUse, err)
+		return none, &useError{fmt.Errorf("configuration: %w", err), "sdbox-gateway init makes one"}
 	}
 	f := defaults()
 	if err := toml.NewDecoder(bytes.NewReader(raw)).DisallowUnknownFields().Decode(&f); err != nil {
 		var strict *toml.StrictMissingError
 		if errors.As(err, &strict) {
-			return none, fmt.Errorf("%w: %s has a key that means nothing here:\n%s", errUse, path, strict.String())
+			return none, &useError{fmt.Errorf("%s has a key that means nothing here:\n%s", path, strict.String()), "the file that sdbox-gateway init writes lists every key"}
 		}
-		return none, fmt.Errorf("%w: %s: %w", errUse, path, err)
+		return none, &useError{fmt.Errorf("%s: %w", path, err), "it is TOML: key = \"value\""}
 	}
 	c, err := f.config(filepath.Dir(path))
 	if err == nil {
 		err = c.Check()
 	}
 	if err != nil {
-		return none, fmt.Errorf("%w: %s: %w", errUse, path, err)
+		return none, &useError{fmt.Errorf("%s: %w", path, err), "change the file and look again with sdbox-gateway config check"}
 	}
 	return c, nil
 }

@@ -39,17 +39,18 @@ func run(ctx context.Context, args []string, out, errs io.Writer) int {
 		return exited
 	}
 	if err != nil {
-		err = fmt.Errorf("%w: %w", errUse, err)
+		err = &useError{err, "sdbox-gateway --help lists the commands"}
 	} else {
 		err = k.Run()
 	}
-	switch {
-	case err == nil:
+	if err == nil {
 		return 0
-	case errors.Is(err, errUse):
-		fmt.Fprintf(errs, "sdbox-gateway: %v\nhint: sdbox-gateway --help lists the commands; sdbox-gateway config check FILE looks at a file\n", err)
-		return 2
 	}
 	fmt.Fprintln(errs, "sdbox-gateway:", err)
+	var use *useError
+	if errors.As(err, &use) {
+		fmt.Fprintln(errs, "hint:", use.hint)
+		return 2
+	}
 	return 1
 }

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -77,19 +78,38 @@ func newClient(path string) (*client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("operator certificate: %w", err)
 	}
-	ca, err := os.ReadFile(c.CA)
+	roots, err := readRoots(c.CA)
 	if err != nil {
 		return nil, fmt.Errorf("root certificate: %w", err)
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(ca) {
-		return nil, fmt.Errorf("root certificate %s: no PEM certificate in it", c.CA)
 	}
 	conf := &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: roots, MinVersion: tls.VersionTLS13, ServerName: c.Name}
 	return &client{base: "https://" + c.Gateway, http: &http.Client{
 		Timeout:   5 * time.Minute,
 		Transport: &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true},
 	}}, nil
+}
+
+// readRoots takes the self-signed certificates of a file: ca.pem holds the issuing authorities too, which are not anchors here.
+func readRoots(path string) (*x509.CertPool, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	roots, found := x509.NewCertPool(), false
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		if cert.CheckSignatureFrom(cert) == nil {
+			roots.AddCert(cert)
+			found = true
+		}
+	}
+	if !found {
+		return nil, fmt.Errorf("%s: no self-signed certificate in it", path)
+	}
+	return roots, nil
 }
 
 // call sends in as JSON (nothing if nil) and decodes the answer into out (not read if nil).
