@@ -162,7 +162,11 @@ func locks(r Request) (Decision, bool) {
 		case kind == "box" && name == r.Box.Serial, kind == "site" && name == r.Box.Site:
 			d.Refusal = refusal.New(refusal.NotIntact)
 		case kind == "bubble" && r.Bubble != nil && name == r.Bubble.Name:
-			d.Refusal = refusal.New(refusal.BubbleDown, "bubble", r.Bubble.Title, "since", l.Since.UTC().Format("15:04"))
+			pairs := []string{"bubble", r.Bubble.Title}
+			if !l.Since.IsZero() {
+				pairs = append(pairs, "since", l.Since.UTC().Format("15:04"))
+			}
+			d.Refusal = refusal.New(refusal.BubbleDown, pairs...)
 		case kind == "bubble":
 			continue // of another bubble: it stops only that one
 		default:

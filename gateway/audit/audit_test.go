@@ -21,7 +21,7 @@ import (
 
 // house is a store with its log.
 type house struct {
-	t        *testing.T
+	t        testing.TB
 	dir      string
 	store    *store.Store
 	log      *Log
@@ -29,7 +29,7 @@ type house struct {
 	verifier string
 }
 
-func newHouse(t *testing.T) *house {
+func newHouse(t testing.TB) *house {
 	t.Helper()
 	h := &house{t: t, dir: t.TempDir()}
 	var err error
@@ -259,4 +259,25 @@ func FuzzVerifyRows(f *testing.F) {
 			t.Fatalf("the second row is no row of the store, and yet: %v", err)
 		}
 	})
+}
+
+// BenchmarkVerify is the offline check of an export of 2,000 rows.
+func BenchmarkVerify(b *testing.B) {
+	h := newHouse(b)
+	h.change(2000)
+	dir := h.export()
+	for b.Loop() {
+		report, err := Verify(dir, h.verifier)
+		require.NoError(b, err)
+		require.Equal(b, int64(2000), report.Rows)
+	}
+}
+
+// BenchmarkSeal is one change and its seal: row, event, tile and checkpoint on the disk.
+func BenchmarkSeal(b *testing.B) {
+	h := newHouse(b)
+	for b.Loop() {
+		h.change(1)
+		require.NoError(b, h.log.Seal(b.Context()))
+	}
 }

@@ -47,6 +47,7 @@ type BadRowError struct {
 	Detail string
 }
 
+// Error says which row and what happened to it: "audit row 42: altered (...)".
 func (e *BadRowError) Error() string {
 	if e.Detail == "" {
 		return fmt.Sprintf("audit row %d: %s", e.Row, e.Fault)

@@ -34,6 +34,7 @@ type InputError struct {
 	Want  string
 }
 
+// Error says field and form: "country: want a country of two capital letters (ISO 3166-1)".
 func (e *InputError) Error() string { return e.Field + ": want " + e.Want }
 
 // State says whether a card or a box is in use.

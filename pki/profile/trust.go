@@ -34,6 +34,8 @@ type Trust struct {
 	domain  ident.Domain
 	root    *x509.Certificate
 	issuers []*x509.Certificate
+	anchor  *x509.CertPool // the root alone
+	between *x509.CertPool // the issuers
 }
 
 // NewTrust takes the root certificate and the issuing authorities under it; each must carry the domain's name and verify.
@@ -46,7 +48,12 @@ func NewTrust(domain ident.Domain, root *x509.Certificate, issuers ...*x509.Cert
 			return nil, fmt.Errorf("certificate %.60q is not signed by the root: %w", c.Subject, err)
 		}
 	}
-	return &Trust{domain: domain, root: root, issuers: slices.Clone(issuers)}, nil
+	t := &Trust{domain: domain, root: root, issuers: slices.Clone(issuers), anchor: x509.NewCertPool(), between: x509.NewCertPool()}
+	t.anchor.AddCert(root)
+	for _, c := range issuers {
+		t.between.AddCert(c)
+	}
+	return t, nil
 }
 
 // ParseTrust reads ca.pem: the self-signed root, and the issuing authorities, in any order.
@@ -101,11 +108,7 @@ func parsePEM(bundle []byte) ([]*x509.Certificate, error) {
 func (t *Trust) Domain() ident.Domain { return t.domain }
 
 // Roots returns a pool with the root alone, for tls.Config. A TLS peer's certificate must also pass the check of its profile.
-func (t *Trust) Roots() *x509.CertPool {
-	pool := x509.NewCertPool()
-	pool.AddCert(t.root)
-	return pool
-}
+func (t *Trust) Roots() *x509.CertPool { return t.anchor.Clone() }
 
 // PEM is the text ParseTrust reads: ca.pem.
 func (t *Trust) PEM() []byte {
@@ -328,11 +331,7 @@ func (t *Trust) verify(der []byte, now time.Time, wanted []policy, usage x509.Ex
 
 // chain returns leaf, issuing authority, root. late says that it holds only at a time the leaf was valid.
 func (t *Trust) chain(c *x509.Certificate, now time.Time, usage x509.ExtKeyUsage) (chain []*x509.Certificate, late bool, err error) {
-	between := x509.NewCertPool()
-	for _, i := range t.issuers {
-		between.AddCert(i)
-	}
-	opts := x509.VerifyOptions{Roots: t.Roots(), Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{usage}}
+	opts := x509.VerifyOptions{Roots: t.anchor, Intermediates: t.between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{usage}}
 	chains, err := c.Verify(opts)
 	var invalid x509.CertificateInvalidError
 	if errors.As(err, &invalid) && invalid.Reason == x509.Expired && invalid.Cert.Equal(c) {
