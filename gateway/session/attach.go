@@ -232,7 +232,9 @@ func spoken(err error) bool {
 func (l *boxLine) openedDesk(ctx context.Context, o opened) error {
 	s := l.s
 	name := o.wish.project.Bubble.Name
-	wanted := s != nil && s == o.session && s.wish != nil && s.wish.number == o.wish.number && s.state == Starting
+	// The newest attach of this bubble takes the first connection that comes, even if an earlier attach asked for it.
+	wanted := s != nil && s == o.session && s.state == Starting && s.wish != nil && s.wish.project.Bubble.Name == name &&
+		s.wish.width == o.wish.width && s.wish.height == o.wish.height
 	switch {
 	case o.err != nil && !wanted:
 		return nil

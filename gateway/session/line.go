@@ -29,6 +29,13 @@ const (
 	refusalWindow = time.Minute
 )
 
+// How many messages a line may send: a burst, and then so many a second. Beats do not count. A person who switches bubbles as fast
+// as a hand can stays far below; each message may cost a row of the audit log.
+const (
+	messageBurst = 600
+	messageRate  = 10
+)
+
 var suffix = regexp.MustCompile(`^[0-9A-Z]{3}$`)
 
 var errStray = errors.New("message does not fit the state")
@@ -55,6 +62,8 @@ type boxLine struct {
 	cardOf   nonces      // for CardIn
 	s        *session    // nil = no card in
 	strays   int
+	budget   float64 // messages it may still send
+	spentAt  time.Time
 	refusals []time.Time
 	country  string // where the box is registered
 	handlers map[wire.Type]rule
@@ -68,12 +77,12 @@ func newLine(s *Server, conn net.Conn, addr netip.Addr, serial string) (*boxLine
 	return &boxLine{
 		srv: s, addr: addr, serial: serial, conn: conn, line: c, stops: make(chan stop, 4), dirty: make(chan struct{}, 1), done: make(chan struct{}),
 		in: make(chan wire.Message), lost: make(chan error, 1), reached: make(chan reached), opened: make(chan opened), pumped: make(chan pumped),
-		deadline: time.NewTimer(time.Hour), refresh: time.NewTimer(time.Hour), handlers: rules(),
+		budget: messageBurst, spentAt: time.Now(), deadline: time.NewTimer(time.Hour), refresh: time.NewTimer(time.Hour), handlers: rules(),
 	}, nil
 }
 
 // touch tells the loop that something may have changed; it never waits.
-func (l *boxLine) touch([]string) {
+func (l *boxLine) touch() {
 	select {
 	case l.dirty <- struct{}{}:
 	default:
@@ -229,6 +238,12 @@ func (l *boxLine) state() State {
 }
 
 func (l *boxLine) message(ctx context.Context, m wire.Message) error {
+	now := time.Now()
+	l.budget = min(messageBurst, l.budget+now.Sub(l.spentAt).Seconds()*messageRate) - 1
+	l.spentAt = now
+	if l.budget < 0 {
+		return fmt.Errorf("more than %d messages, and more than %d a second", messageBurst, messageRate)
+	}
 	r, known := l.handlers[wire.TypeOf(m)]
 	if !known || !slices.Contains(r.states, l.state()) {
 		return l.stray(m)

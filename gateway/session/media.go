@@ -23,6 +23,9 @@ const maxInFlight = 2
 // later than this was lost with the link's state, and the box will ask for a key frame if it missed more.
 const ackPatience = 500 * time.Millisecond
 
+// keyPace is the least time between two key frames: a box may ask for one whenever it likes, and each costs a whole picture.
+const keyPace = 150 * time.Millisecond
+
 // media is a session's one connection for picture and input.
 type media struct {
 	gateway *stream.Gateway
@@ -85,7 +88,7 @@ type pump struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 	sent   uint32
-	sentAt time.Time
+	keyAt  time.Time // when the last key frame was begun
 }
 
 // pumped is the end of a pump that nobody stopped.
@@ -106,7 +109,7 @@ func (p *pump) run(ctx context.Context) error {
 	p.flow.key.Store(true)
 	for {
 		if p.flow.key.Load() {
-			if err := p.from.Refresh(ctx); err != nil {
+			if err := p.whole(ctx); err != nil {
 				return err
 			}
 		}
@@ -117,6 +120,21 @@ func (p *pump) run(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// whole has the next frame hold the whole picture, at its pace.
+func (p *pump) whole(ctx context.Context) error {
+	if wait := keyPace - time.Since(p.keyAt); wait > 0 {
+		pause := time.NewTimer(wait)
+		defer pause.Stop()
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	p.keyAt = time.Now()
+	return p.from.Refresh(ctx)
 }
 
 // frame waits for a change and sends it.
@@ -142,7 +160,7 @@ func (p *pump) frame(ctx context.Context) error {
 		p.flow.key.Store(true) // the frame is lost to the box, and with it what follows from it
 		err = nil
 	}
-	p.sent, p.sentAt = h.N, time.Now()
+	p.sent = h.N
 	return err
 }
 
@@ -161,11 +179,12 @@ func (p *pump) source(u desktop.Update) tile.Source {
 	return s
 }
 
-// credit waits until fewer than maxInFlight frames are unacknowledged. Numbers count over all pumps of a session and wrap.
+// credit waits until fewer than maxInFlight frames are unacknowledged, or the box has lost track and wants a key frame. Numbers
+// count over all pumps of a session and wrap.
 func (p *pump) credit(ctx context.Context) error {
 	late := time.NewTimer(ackPatience)
 	defer late.Stop()
-	for p.sent-p.flow.newest.Load() >= maxInFlight && int32(p.sent-p.flow.newest.Load()) > 0 {
+	for !p.flow.key.Load() && int32(p.sent-p.flow.newest.Load()) >= maxInFlight {
 		select {
 		case <-p.flow.wake:
 		case <-late.C:

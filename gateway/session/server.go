@@ -432,7 +432,7 @@ func (s *Server) watch(ctx context.Context, after int64) error {
 		}
 		s.mu.Lock()
 		for _, l := range s.lines {
-			l.touch(e.Touches)
+			l.touch()
 		}
 		s.mu.Unlock()
 	}
