@@ -22,8 +22,7 @@ import (
 
 const (
 	glance    = time.Millisecond // how often the screen is looked at
-	steady    = 30 * time.Millisecond
-	memoryLen = 4096 // flushes remembered by the clock of a screen
+	memoryLen = 4096             // flushes remembered by the clock of a screen
 )
 
 // eyes look at one box's screen: they see pixels, read words by optical character recognition, and know when each picture
@@ -67,19 +66,48 @@ func (e *eyes) Close() error {
 // read waits until all these words stand on the screen, and returns when the picture that has them came. The words may be
 // anywhere; capitals and spaces do not count.
 func (e *eyes) read(ctx context.Context, words ...string) (time.Time, error) {
-	var last string
-	err := e.watcher.Now(ctx)
+	return e.readIn(ctx, nil, words...)
+}
+
+// readIn is read for small letters: it looks closely at parts of the screen; without parts, at the whole as it is.
+func (e *eyes) readIn(ctx context.Context, parts []image.Rectangle, words ...string) (time.Time, error) {
+	came, text, err := e.readUntil(ctx, parts, func(text string) bool { return holds(text, words) })
+	if err != nil {
+		return came, fmt.Errorf("read %q on the screen of %s: %w; it says %q", words, e.box.Serial, err, strings.Join(strings.Fields(text), " "))
+	}
+	return came, nil
+}
+
+// readUntil reads every picture until done likes its text; it returns that text, and when its picture came.
+func (e *eyes) readUntil(ctx context.Context, parts []image.Rectangle, done func(text string) bool) (came time.Time, text string, err error) {
+	err = e.watcher.Now(ctx)
 	for err == nil {
-		came := e.clock.at(e.watcher.Sequence())
-		if last, err = recognise(ctx, e.watcher.Image); err != nil {
+		came = e.clock.at(e.watcher.Sequence())
+		if text, err = e.text(ctx, parts); err != nil {
 			break
 		}
-		if holds(last, words) {
-			return came, nil
+		if done(text) {
+			return came, text, nil
 		}
 		err = e.watcher.Next(ctx)
 	}
-	return time.Time{}, fmt.Errorf("read %q on the screen of %s: %w; it says %q", words, e.box.Serial, err, strings.Join(strings.Fields(last), " "))
+	return time.Time{}, text, err
+}
+
+// text is what the present picture says.
+func (e *eyes) text(ctx context.Context, parts []image.Rectangle) (string, error) {
+	if parts == nil {
+		return recognise(ctx, e.watcher.Image)
+	}
+	var all strings.Builder
+	for _, r := range parts {
+		scrap, err := recognise(ctx, part(e.watcher.Image, r, 2))
+		if err != nil {
+			return "", err
+		}
+		all.WriteString(scrap)
+	}
+	return all.String(), nil
 }
 
 // await waits until a picture is right, and returns when it came.

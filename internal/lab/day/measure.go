@@ -337,7 +337,7 @@ func (m *measurement) change(ctx context.Context) (time.Duration, error) {
 
 // keys measures a key press to the changed pixel, in a terminal.
 func (m *measurement) keys(ctx context.Context) error {
-	if err := m.clickTerminal(0); err != nil {
+	if err := m.focusTerminal(ctx, 0); err != nil {
 		return err
 	}
 	if err := m.press(0, house.Chord(house.KeyLeftCtrl, 46)...); err != nil { // Ctrl+C: nothing runs in it

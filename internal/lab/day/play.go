@@ -76,7 +76,7 @@ func (p *player) day(ctx context.Context) error {
 		{"opens epi: spreadsheet and terminal", "epi", 0, p.openEpi},
 		{"types in the terminal and sees it", "typing", 0, p.types},
 		{"starts a job that counts", "job", 0, p.startJob},
-		{"Ctrl+Alt+Right: econ, a plot", "econ", 0, p.switchTo(house.KeyRight, "econ", "Consumer price index")},
+		{"Ctrl+Alt+Right: econ, a plot", "econ", 0, p.switchTo(house.KeyRight, "Consumer prices", "Price index", "durand@econ")},
 		{"Ctrl+Alt+Left: back in epi, the job counted on", "epi-again", 0, p.backToJob},
 		{"box and bubble show the same pixels (xwd)", "pixels", 0, p.pixels},
 		{"card out: black, the work goes on", "card-out", 0, p.cardOut},
@@ -177,33 +177,51 @@ func (p *player) openEpi(ctx context.Context) (time.Duration, error) {
 	if err := p.press(0, house.Tap(house.KeyEnter)...); err != nil {
 		return 0, err
 	}
-	came, err := p.eyes[0].read(ctx, "incidence_per_100k", "Bretagne", "Terminal", p.site.Bubbles[0].Name)
+	came, err := p.eyes[0].readIn(ctx, p.desktop(), p.site.Bubbles[0].Title, "incidence_per_100k", "Bretagne", "durand@epi")
 	return came.Sub(began), err
+}
+
+// desktop are the parts of a screen that say which bubble it shows: the box's bar, the first window, the terminal.
+func (p *player) desktop() []image.Rectangle {
+	bar := viewer.BarArea(house.ScreenWidth, house.ScreenHeight)
+	window := image.Rect(30, 20, 660, 400).Add(p.area.Min)
+	return []image.Rectangle{bar, window, house.Terminal().Add(p.area.Min)}
 }
 
 func (p *player) press(box int, events ...keys.Raw) error {
 	return p.site.Boxes[box].Keyboard.Send(events...)
 }
 
-// clickTerminal gives the terminal of a desktop the focus: its title bar is at the same place in every bubble of the lab.
-func (p *player) clickTerminal(box int) error {
+// focusTerminal clicks the terminal's title bar, which is at the same place in every bubble of the lab, and waits until the
+// window manager shows that the terminal has the focus: it paints that title bar blue.
+func (p *player) focusTerminal(ctx context.Context, box int) error {
 	at := p.area.Min.Add(house.TerminalTitle())
 	x, y := int32(at.X*keys.AbsMax/(house.ScreenWidth-1)), int32(at.Y*keys.AbsMax/(house.ScreenHeight-1))
 	events := append(keys.Move(x, y), keys.Button(keys.Left, true)...)
 	events = append(events, keys.Button(keys.Left, false)...)
-	return p.press(box, events...)
+	if err := p.press(box, events...); err != nil {
+		return err
+	}
+	_, err := p.eyes[box].await(ctx, func(img *screen.Image) bool {
+		c := img.RGBAAt(at.X-300, at.Y)
+		return int(c.B) > int(c.R)+20
+	})
+	if err != nil {
+		return fmt.Errorf("give the terminal the focus: %w", err)
+	}
+	return nil
 }
 
 // types has the shell compute something, so that the answer on the screen cannot be an echo of the keys.
 func (p *player) types(ctx context.Context) (time.Duration, error) {
 	began := time.Now()
-	if err := p.clickTerminal(0); err != nil {
+	if err := p.focusTerminal(ctx, 0); err != nil {
 		return 0, err
 	}
 	if err := p.enter(0, "echo Result $((1234*5678))\n"); err != nil {
 		return 0, err
 	}
-	came, err := p.readTerminal(ctx, 0, "Result 7006652")
+	came, err := p.eyes[0].readIn(ctx, p.terminal(), "Result 7006652")
 	return came.Sub(began), err
 }
 
@@ -215,35 +233,9 @@ func (p *player) enter(box int, text string) error {
 	return p.press(box, events...)
 }
 
-// readTerminal waits for words in the terminal.
-func (p *player) readTerminal(ctx context.Context, box int, words ...string) (time.Time, error) {
-	var found time.Time
-	err := p.eachTerminal(ctx, box, func(came time.Time, text string) bool {
-		found = came
-		return holds(text, words)
-	})
-	if err != nil {
-		return found, fmt.Errorf("read %q in the terminal: %w", words, err)
-	}
-	return found, nil
-}
-
-// eachTerminal reads the terminal in every picture until done says yes.
-func (p *player) eachTerminal(ctx context.Context, box int, done func(came time.Time, text string) bool) error {
-	e := p.eyes[box]
-	err := e.watcher.Now(ctx)
-	for err == nil {
-		came := e.clock.at(e.watcher.Sequence())
-		text, failed := recognise(ctx, part(e.watcher.Image, house.Terminal().Add(p.area.Min), 2))
-		if failed != nil {
-			return failed
-		}
-		if done(came, text) {
-			return nil
-		}
-		err = e.watcher.Next(ctx)
-	}
-	return err
+// terminal is the part of a screen where the desktop's terminal is.
+func (p *player) terminal() []image.Rectangle {
+	return []image.Rectangle{house.Terminal().Add(p.area.Min)}
 }
 
 func (p *player) startJob(ctx context.Context) (time.Duration, error) {
@@ -259,10 +251,10 @@ func (p *player) startJob(ctx context.Context) (time.Duration, error) {
 // readJob waits until the background job has counted to at least this, and returns how far it is.
 func (p *player) readJob(ctx context.Context, box, atLeast int) (count int, came time.Time, err error) {
 	number := regexp.MustCompile(`(?i)job\s*(\d{3})`)
-	err = p.eachTerminal(ctx, box, func(at time.Time, text string) bool {
+	came, _, err = p.eyes[box].readUntil(ctx, p.terminal(), func(text string) bool {
 		for _, found := range number.FindAllStringSubmatch(text, -1) {
 			if n, err := strconv.Atoi(found[1]); err == nil && n >= atLeast && n < atLeast+500 {
-				count, came = max(count, n), at
+				count = max(count, n)
 			}
 		}
 		return count > 0
@@ -280,13 +272,13 @@ func (p *player) switchTo(arrow uint16, words ...string) func(context.Context) (
 		if err := p.press(0, house.Chord(house.KeyLeftCtrl, house.KeyLeftAlt, arrow)...); err != nil {
 			return 0, err
 		}
-		came, err := p.eyes[0].read(ctx, words...)
+		came, err := p.eyes[0].readIn(ctx, p.desktop(), words...)
 		return came.Sub(began), err
 	}
 }
 
 func (p *player) backToJob(ctx context.Context) (time.Duration, error) {
-	took, err := p.switchTo(house.KeyLeft, "incidence_per_100k")(ctx)
+	took, err := p.switchTo(house.KeyLeft, p.site.Bubbles[0].Title, "incidence_per_100k")(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -317,7 +309,7 @@ func (p *player) sameDesktop(ctx context.Context) (time.Duration, error) {
 	if err := p.press(1, house.Tap(house.KeyEnter)...); err != nil {
 		return 0, err
 	}
-	came, err := p.eyes[1].read(ctx, "incidence_per_100k", "Terminal", p.site.Bubbles[0].Name)
+	came, err := p.eyes[1].readIn(ctx, p.desktop(), p.site.Bubbles[0].Title, "incidence_per_100k")
 	if err != nil {
 		return 0, err
 	}
