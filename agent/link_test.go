@@ -273,7 +273,7 @@ func TestBoxEnrolsAttestsAndOpensItsLineInTheTunnel(t *testing.T) {
 
 func TestLeaseIsRenewedBeforeItEnds(t *testing.T) {
 	f := newFrontDoor(t, tls.X25519MLKEM768)
-	f.life = 3 * time.Second
+	f.life = 9 * time.Second
 	l, events := newTestLink(t, f)
 	visits, lines := f.serve(t, 3), f.greet(t)
 	run(t, l)

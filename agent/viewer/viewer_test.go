@@ -39,8 +39,10 @@ type room struct {
 	bars    int
 }
 
-func newRoom(t testing.TB) *room {
-	m, err := screen.NewMemory(960, 540)
+func newRoom(t testing.TB) *room { return newRoomOf(t, 960, 540) }
+
+func newRoomOf(t testing.TB, w, h int) *room {
+	m, err := screen.NewMemory(w, h)
 	require.NoError(t, err)
 	e, err := tile.NewEncoder()
 	require.NoError(t, err)
@@ -285,14 +287,14 @@ func TestPartsAroundAHoleCoverTheRest(t *testing.T) {
 }
 
 func FuzzFrame(f *testing.F) {
-	r := newRoom(f)
+	r := newRoomOf(f, 160, 120)
 	r.open(f, 1, blue)
 	f.Add(r.frame(f, image.Rect(3, 3, 40, 40)))
 	r.source.Key = true
 	f.Add(r.frame(f))
 	f.Add([]byte{1, 1, 3, 0, 1})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		r := newRoom(t)
+		r := newRoomOf(t, 160, 120)
 		require.NoError(t, r.Open(1, blue))
 		for range 2 {
 			got, err := r.Frame(b)
