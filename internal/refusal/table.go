@@ -20,7 +20,8 @@ const (
 	ProjectEnded   Code = "P02" // params: project, date
 	NotFromHere    Code = "P05" // params: project, countries (ISO 3166-1 alpha-2 with commas between), here (one of them)
 	CutByOperator  Code = "S04" // params: at (15:04), reason
-	OpenElsewhere  Code = "S06" // params: box
+	OpenElsewhere  Code = "S06" // asks on the box where the card is now; params: box, the other one
+	Moved          Code = "S07" // said on the box the desktop was taken from; params: box, where it went
 	BubbleStarting Code = "U01" // params: bubble, seconds
 	BubbleDown     Code = "U02" // params: bubble, since (15:04)
 )
@@ -125,6 +126,9 @@ func Table() []Row {
 		{OpenElsewhere, Amber, Person, false,
 			Text{"Your desktop is open on [box {box}|another box].", "Bring it here?", "Press Enter to bring it here, Escape to leave it there."},
 			Text{"Bureau ouvert sur [le boîtier {box}|un autre boîtier].", "L'amener ici ?", "Appuyez sur Entrée pour l'amener ici, sur Échap pour le laisser là-bas."}},
+		{Moved, Amber, Support, false,
+			Text{"Your desktop was brought to [box {box}|another box].", "Your work goes on there.", "If that was not you, call support, code {code}."},
+			Text{"Votre bureau a été amené sur [le boîtier {box}|un autre boîtier].", "Votre travail y continue.", "Si ce n'était pas vous, appelez le support, code {code}."}},
 		{BubbleStarting, Amber, Centre, false,
 			Text{"[Bubble {bubble}|This bubble] is starting[ (about {seconds} s)].", "", "Please wait: it opens by itself."},
 			Text{"[La bulle {bubble}|Cette bulle] démarre[ (environ {seconds} s)].", "", "Patientez : elle s'ouvre d'elle-même."}},
