@@ -59,6 +59,7 @@ type house struct {
 	desktops map[string]*desktoptest.Desktop // guarded by mu; by bubble: the newest opened
 	down     map[string]error                // guarded by mu; bubbles that do not answer
 	tokens   int                             // guarded by mu; tokens spent
+	slow     chan struct{}                   // guarded by mu; if set, desktops open only when it is closed
 }
 
 // card is a PIV card's two keys, with the certificates of the desk.
@@ -204,7 +205,17 @@ func (b *testBubble) Running(context.Context) ([]string, error) {
 	return nil, nil
 }
 
-func (b *testBubble) Open(_ context.Context, token []byte, w, h int, _ string) (desktop.Desktop, error) {
+func (b *testBubble) Open(ctx context.Context, token []byte, w, h int, _ string) (desktop.Desktop, error) {
+	b.house.mu.Lock()
+	slow := b.house.slow
+	b.house.mu.Unlock()
+	if slow != nil {
+		select {
+		case <-slow:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 	d := desktoptest.New(w, h)
 	d.Draw(uint64(len(b.name)))
 	b.house.mu.Lock()

@@ -256,6 +256,30 @@ func TestBubbleThatDoesNotAnswerSendsBackToTheList(t *testing.T) {
 	b.sees("epi", 3)
 }
 
+// Whoever asks twice while a bubble is waking, or looks elsewhere meanwhile, sees what she asked for last.
+func TestNewestAttachWinsWhileBubblesWake(t *testing.T) {
+	h := newHouse(t)
+	slow := make(chan struct{})
+	h.mu.Lock()
+	h.slow = slow
+	h.mu.Unlock()
+	b := h.boot(1)
+	b.finger(h.card)
+	b.attach("econ", 1)
+	b.attach("epi", 2)
+	b.attach("epi", 3)
+	session := b.person.Session
+	b.send(&wire.Presence{Session: session, Nonce: b.grant.Nonce, Signature: b.presence(h.card, b.grant.Nonce, session[:])})
+	expect[*wire.Grant](b) // its answer says that the attaches before it were heard
+	close(slow)
+	require.Equal(t, &wire.Attached{Bubble: "epi", Stream: 3}, expect[*wire.Attached](b))
+	waitFor(t, "all are open", func() bool { h.mu.Lock(); defer h.mu.Unlock(); return h.tokens == 3 })
+	b.attach("econ", 4)
+	require.Equal(t, &wire.Attached{Bubble: "econ", Stream: 4}, expect[*wire.Attached](b), "the one that came late is kept")
+	b.sees("econ", 4)
+	require.Equal(t, 3, h.tokens)
+}
+
 func TestLineLostSuspendsAndBoxComesBack(t *testing.T) {
 	h := newHouse(t)
 	b := h.boot(1)
