@@ -403,13 +403,13 @@ func (m *measurement) calm(ctx context.Context, region image.Rectangle) error {
 
 // sameRegion compares a picture with a region of another.
 func sameRegion(want, img *screen.Image, region image.Rectangle) bool {
-	differ, _ := samePixels(want, img, region)
+	differ, _ := samePixels(want, img, region, image.Rectangle{})
 	return differ == 0
 }
 
 // moments compares the whole desktop with what xwd reads in the bubble, each time after something moved there.
 func (m *measurement) moments(ctx context.Context) error {
-	if err := m.press(0, keys.Move(0, 0)...); err != nil { // the pointer is drawn by the box; out of the picture with it
+	if err := m.park(0); err != nil {
 		return err
 	}
 	var took []float64
@@ -438,11 +438,26 @@ func (m *measurement) moments(ctx context.Context) error {
 	return m.painters[m.shown].clear()
 }
 
+// park moves the pointer into the lower right corner: the box draws it itself, and there almost nothing of it is seen.
+func (p *player) park(box int) error {
+	return p.press(box, keys.Move(keys.AbsMax, keys.AbsMax)...)
+}
+
+// parked is the part of a desktop in which the parked pointer may be seen; xwd does not show it.
+func (p *player) parked() image.Rectangle {
+	size := p.area.Size()
+	return image.Rect(size.X-24, size.Y-24, size.X, size.Y)
+}
+
 // equalPixels waits until the picture on a box equals what xwd reads in the bubble, and returns when that picture came.
 func (p *player) equalPixels(ctx context.Context, box int, bubble *house.Bubble) (time.Time, error) {
 	e := p.eyes[box]
+	said := "nothing was compared"
 	for {
 		dump, err := bubble.Xwd(ctx, p.person)
+		if ctx.Err() != nil {
+			return time.Time{}, fmt.Errorf("compare with xwd in %s: %w: %s", bubble.Name, ctx.Err(), said)
+		}
 		if err != nil {
 			return time.Time{}, err
 		}
@@ -453,20 +468,18 @@ func (p *player) equalPixels(ctx context.Context, box int, bubble *house.Bubble)
 		if err := e.watcher.Now(ctx); err != nil {
 			return time.Time{}, err
 		}
-		differ, first := samePixels(inside, e.watcher.Image, p.area)
+		differ, where := samePixels(inside, e.watcher.Image, p.area, p.parked())
 		if differ == 0 {
 			return e.clock.at(e.watcher.Sequence()), nil
 		}
-		if ctx.Err() != nil {
-			return time.Time{}, fmt.Errorf("%d pixels differ from xwd in %s, the first at %v: %w", differ, bubble.Name, first, ctx.Err())
-		}
+		said = fmt.Sprintf("%d pixels differ, within %v of the desktop", differ, where)
 	}
 }
 
 // pixels is the step of the day that proves equality once, with the job's terminal in motion.
 func (p *player) pixels(ctx context.Context) (time.Duration, error) {
 	began := time.Now()
-	if err := p.press(0, keys.Move(0, 0)...); err != nil {
+	if err := p.park(0); err != nil {
 		return 0, err
 	}
 	_, err := p.equalPixels(ctx, 0, p.site.Bubbles[0])

@@ -65,7 +65,7 @@ func TestPatternIsWhereXwdSeesIt(t *testing.T) {
 	require.True(t, what.shows(seen, at))
 	require.False(t, what.shows(seen, at.Add(image.Pt(1, 0))))
 	require.False(t, newPattern().shows(seen, at))
-	differ, _ := samePixels(seen, seen, seen.Bounds())
+	differ, _ := samePixels(seen, seen, seen.Bounds(), image.Rectangle{})
 	require.Zero(t, differ)
 
 	require.NoError(t, p.clear())
@@ -74,9 +74,9 @@ func TestPatternIsWhereXwdSeesIt(t *testing.T) {
 	cleared, err := parseXWD(dump)
 	require.NoError(t, err)
 	require.False(t, what.shows(cleared, at))
-	differ, first := samePixels(cleared, seen, seen.Bounds())
+	differ, where := samePixels(cleared, seen, seen.Bounds(), image.Rectangle{})
 	require.Greater(t, differ, patternSize*patternSize/2)
-	require.Equal(t, at, first)
+	require.Equal(t, image.Rectangle{Min: at, Max: at.Add(image.Pt(patternSize, patternSize))}, where)
 }
 
 func FuzzXWD(f *testing.F) {

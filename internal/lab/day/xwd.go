@@ -48,10 +48,10 @@ func parseXWD(dump []byte) (*screen.Image, error) {
 }
 
 // samePixels compares a desktop with the area of a screen that shows it; the fourth byte of a pixel has no meaning. It
-// returns how many pixels differ, and the first of them.
-func samePixels(desktop, shown *screen.Image, area image.Rectangle) (differ int, first image.Point) {
+// returns how many pixels outside the rectangle except differ, and the rectangle of the desktop that holds them.
+func samePixels(desktop, shown *screen.Image, area, except image.Rectangle) (differ int, where image.Rectangle) {
 	if area.Dx() != desktop.Width || area.Dy() != desktop.Height || !area.In(shown.Bounds()) {
-		return desktop.Width * desktop.Height, image.Point{}
+		return desktop.Width * desktop.Height, desktop.Bounds()
 	}
 	for y := range desktop.Height {
 		a, b := desktop.Row(y, 0, desktop.Width), shown.Row(area.Min.Y+y, area.Min.X, area.Max.X)
@@ -59,12 +59,11 @@ func samePixels(desktop, shown *screen.Image, area image.Rectangle) (differ int,
 			continue
 		}
 		for x := 0; x < len(a); x += 4 {
-			if a[x] != b[x] || a[x+1] != b[x+1] || a[x+2] != b[x+2] {
-				if differ++; differ == 1 {
-					first = image.Pt(x/4, y)
-				}
+			if (a[x] != b[x] || a[x+1] != b[x+1] || a[x+2] != b[x+2]) && !image.Pt(x/4, y).In(except) {
+				differ++
+				where = where.Union(image.Rect(x/4, y, x/4+1, y+1))
 			}
 		}
 	}
-	return differ, first
+	return differ, where
 }
