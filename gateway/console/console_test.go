@@ -22,6 +22,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"sdbox/firmware/reference"
 	"sdbox/gateway/admission"
@@ -362,4 +363,20 @@ func TestLanguageFollowsTheBrowser(t *testing.T) {
 		require.Equal(t, want, string(language(header)), header)
 	}
 	require.Equal(t, len(english().states), len(french().states))
+}
+
+// Whatever a browser or an operator sends: a language we speak, and a reason that is short, whole UTF-8 on one line.
+func FuzzHeaderAndReason(f *testing.F) {
+	for _, s := range []string{"", "fr;q=0.5,en", ";;;,,,q=", "fr;q=NaN", "a\r\nb\x00c\xff", strings.Repeat("é", 201)} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		lang := language(s)
+		require.Contains(t, []string{"fr", "en"}, string(lang))
+		if reason, err := checkReason(s); err == nil {
+			require.True(t, utf8.ValidString(reason))
+			require.NotContains(t, reason, "\n")
+			require.LessOrEqual(t, utf8.RuneCountInString(reason), maxReason)
+		}
+	})
 }

@@ -92,6 +92,13 @@ func (h *house) register(c *card, person ident.ID) {
 }
 
 func newHouse(t *testing.T) *house {
+	h := build(t, newMux(t))
+	h.serve()
+	return h
+}
+
+// build makes a house that serves nobody yet.
+func build(t *testing.T, mux *stream.Mux) *house {
 	ctx := t.Context()
 	dir := t.TempDir()
 	h := &house{t: t, boxes: map[netip.Addr]Box{}, desktops: map[string]*desktoptest.Desktop{}, down: map[string]error{}}
@@ -115,12 +122,11 @@ func newHouse(t *testing.T) *house {
 	h.conf = Config{
 		Name: "gw1", Store: h.store, Registry: h.registry, Policies: policies, Trust: gateways.Trust(), Domain: "lab",
 		Identity: tls.Certificate{Certificate: own.Chain, PrivateKey: key, Leaf: own.Certificate}, Signer: signer, TunnelKey: wire.Key{9},
-		Mux: newMux(t), Language: refusal.French, Support: "0800", Box: h.box, Dial: h.dial, Log: slog.New(slog.DiscardHandler),
+		Mux: mux, Language: refusal.French, Support: "0800", Box: h.box, Dial: h.dial, Log: slog.New(slog.DiscardHandler),
 	}
 	h.server, err = New(h.conf)
 	require.NoError(t, err)
 	h.fill()
-	h.serve()
 	return h
 }
 

@@ -103,7 +103,7 @@ func (l *boxLine) loggedIn(ctx context.Context, m *wire.Login, moves bool) error
 		return err
 	}
 	for _, o := range others {
-		if err := l.srv.takeOver(ctx, o, refusal.New(refusal.OpenElsewhere, "box", l.serial), l.actor()); err != nil {
+		if err := l.srv.takeOver(ctx, o, refusal.New(refusal.Moved, "box", l.serial), l.actor()); err != nil {
 			return err
 		}
 	}
