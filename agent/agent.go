@@ -201,7 +201,12 @@ func (a *Agent) perform(e effect) error {
 	case askAgain:
 		return a.askAgain()
 	case sendLogin:
+		if err := a.face.show(kiosk.Verifying{Name: a.visit.person.Name}); err != nil {
+			return err
+		}
 		return a.send(a.visit.login)
+	case askToBring:
+		return a.face.show(kiosk.Message{Refusal: a.said})
 	case showList:
 		return a.showList(nil)
 	case attach:
@@ -297,9 +302,13 @@ func (a *Agent) onLink(ctx context.Context, e linkEvent) error {
 		_ = a.media.Close() // its tunnel is gone
 	}
 	a.up, a.media = nil, nil
-	a.said, a.reason = boxRefusal(e), ""
-	if e.refused != nil {
+	a.reason = ""
+	switch {
+	case e.refused != nil:
+		a.said = e.refused.Refusal
 		return a.fire(BoxRefused)
+	case a.said.Code != refusal.CentreSilent: // one suffix for one outage
+		a.said = refusal.New(refusal.CentreSilent)
 	}
 	return a.fire(LineLost)
 }
@@ -337,6 +346,9 @@ func (a *Agent) onMessage(ctx context.Context, m wire.Message) error {
 		a.log.Info("notice from the centre", "text", m.Text)
 	case *wire.Refused:
 		a.said, a.reason = m.Refusal, ""
+		if m.Refusal.Code == refusal.OpenElsewhere {
+			return a.fire(InUse)
+		}
 		return a.fire(Refusal)
 	case *wire.Ended:
 		if m.Session == v.session() || m.Session.IsZero() {
@@ -375,11 +387,11 @@ func (a *Agent) cardFailed(err error) error {
 	case errors.Is(err, card.ErrRemoved):
 		return nil // the watcher says so next, and only it moves the state
 	case errors.As(err, &wrong) && wrong.Left > 0:
-		a.said, trigger = refusal.New("C03", "left", fmt.Sprint(wrong.Left)), WrongFinger
+		a.said, trigger = refusal.New(refusal.WrongFinger, "left", fmt.Sprint(wrong.Left)), WrongFinger
 	case errors.As(err, &wrong), errors.Is(err, card.ErrBlocked):
-		a.said, trigger = refusal.New("C05"), CardBlocked
+		a.said, trigger = refusal.New(refusal.CardLocked), CardBlocked
 	default:
-		a.said = refusal.New("C01")
+		a.said = refusal.New(refusal.CardUnreadable)
 	}
 	a.reason = ""
 	if err := a.send(&wire.Event{Session: a.visit.session(), Refusal: a.said}); err != nil {

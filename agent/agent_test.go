@@ -5,6 +5,7 @@ package agent
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	crand "crypto/rand"
@@ -112,13 +113,14 @@ type bench struct {
 	person *fingersim.Finger
 	cert   *x509.Certificate
 	pub9E  *ecdsa.PublicKey
+	asked  chan error
 }
 
 const width, height = 960, 540
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	b := &bench{finger: make(chan finger.Template, 1), person: fingersim.NewFinger(7)}
+	b := &bench{finger: make(chan finger.Template, 1), asked: make(chan error, 1), person: fingersim.NewFinger(7)}
 	sim, cert, pub9E := issueCard(t, b.person)
 	b.cert, b.pub9E = cert, pub9E
 	b.cards = &reader{events: make(chan pcsc.Event, 4), card: sim}
@@ -353,6 +355,11 @@ func TestCardSignsPresenceThenTheWholeTranscript(t *testing.T) {
 	})
 	require.NoError(t, err)
 	require.True(t, ecdsa.VerifyASN1(b.cert.PublicKey.(*ecdsa.PublicKey), digest[:], l.Signature))
+	b.agent.visit.hold.steps <- func() { // runs after the login's own step
+		_, err := b.agent.visit.hold.card.Signer(card.Slot9A, b.cert.PublicKey.(*ecdsa.PublicKey)).Sign(nil, digest[:], crypto.SHA256)
+		b.asked <- err
+	}
+	require.ErrorIs(t, <-b.asked, card.ErrNotVerified, "the finger spoke for one signature")
 }
 
 func TestWrongFingersAreCountedThenTheCardIsBlocked(t *testing.T) {
@@ -450,4 +457,15 @@ func TestEndedSessionSaysWhyAndForgetsThePerson(t *testing.T) {
 			return
 		}
 	}
+}
+
+func TestDesktopOpenElsewhereComesHereOnEnter(t *testing.T) {
+	b := newBench(t)
+	b.insert()
+	b.finger <- b.person.Reference()
+	first := expect[*wire.Login](b.centre)
+	b.say(&wire.Refused{Refusal: refusal.New(refusal.OpenElsewhere, "box", "LYON-0007"), Re: wire.TypeOf(first)})
+	b.seen("the amber question", anywhere(0xfff1d6))
+	b.press(28)
+	require.Equal(t, first, expect[*wire.Login](b.centre), "the same proof again is the yes")
 }

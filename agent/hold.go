@@ -169,6 +169,11 @@ func (h *hold) login(template finger.Template, transcript wire.Transcript) {
 		login, err := h.verifyAndSign(template, transcript)
 		template.Wipe()
 		h.tell(holdEvent{login: login, err: err})
+		if err == nil { // the finger spoke for this login only; 9E needs none
+			if err := h.card.LogOut(card.RefFinger); err != nil {
+				h.tell(holdEvent{err: fmt.Errorf("take the finger back: %w", err)})
+			}
+		}
 	}
 }
 

@@ -18,7 +18,6 @@ import (
 
 	"sdbox/internal/attest"
 	"sdbox/internal/line"
-	"sdbox/internal/refusal"
 	"sdbox/internal/tpm"
 	"sdbox/internal/tunnel"
 	"sdbox/internal/wire"
@@ -433,12 +432,4 @@ func (l *link) renewOnce(ctx context.Context) (*wire.Lease, facts, error) {
 		all = errors.Join(all, err)
 	}
 	return nil, facts{}, all
-}
-
-// boxRefusal is the refusal a person reads when the box cannot come up.
-func boxRefusal(e linkEvent) refusal.Refusal {
-	if e.refused != nil {
-		return e.refused.Refusal
-	}
-	return refusal.Refusal{Code: "G01"}
 }

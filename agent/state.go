@@ -22,12 +22,13 @@ const (
 	Opening                 // a bubble was asked for; no pixel of it yet
 	Desktop                 // a bubble's picture is shown
 	Out                     // the card left a session: black
+	Elsewhere               // the person's desktop is open on another box: bring it here?
 	Stopped                 // a refusal or an ending is on the screen; the card must leave
 	Lost                    // the line broke in a session; the card is still in
 	numStates
 )
 
-var stateNames = [numStates]string{"connecting", "closed", "ready", "reading", "finger", "verifying", "list", "opening", "desktop", "out", "stopped", "lost"}
+var stateNames = [numStates]string{"connecting", "closed", "ready", "reading", "finger", "verifying", "list", "opening", "desktop", "out", "elsewhere", "stopped", "lost"}
 
 // String returns the lower-case name.
 func (s State) String() string { return stateNames[s] }
@@ -51,6 +52,8 @@ const (
 	Signed                     // the card signed the login
 	Granted                    // the gateway's list of bubbles
 	Refusal                    // the gateway refused what was asked last
+	InUse                      // the gateway asks whether the desktop shall come here
+	Brought                    // the person says yes
 	Picked                     // the person chose a bubble
 	Shown                      // the first whole picture of that bubble is on the screen
 	Back                       // the person wants her list
@@ -61,7 +64,7 @@ const (
 
 var triggerNames = [numTriggers]string{
 	"line up", "line lost", "box refused", "card present", "card gone", "card read", "card bad", "known", "finger placed", "wrong finger",
-	"card blocked", "signed", "granted", "refused", "picked", "shown", "back", "ended", "quiet",
+	"card blocked", "signed", "granted", "refused", "in use elsewhere", "brought", "picked", "shown", "back", "ended", "quiet",
 }
 
 // String returns the name in words.
@@ -81,6 +84,7 @@ const (
 	verify            // VERIFY and the login signature
 	askAgain          // C03 with the tries left
 	sendLogin         // Login to the gateway
+	askToBring        // S06, with Enter for yes
 	showList          // the projects
 	attach            // wipe the picture, ask for the bubble
 	showDesk          // frame, bar, picture
@@ -94,7 +98,7 @@ const (
 
 var effectNames = map[effect]string{
 	nothing: "-", showBoot: "show boot", showClosed: "show closed", showReady: "show ready", readCard: "read card", sendCard: "present card",
-	askFinger: "ask finger", verify: "verify, sign", askAgain: "ask again", sendLogin: "log in", showList: "show list", attach: "wipe, attach",
+	askFinger: "ask finger", verify: "verify, sign", askAgain: "ask again", sendLogin: "log in", askToBring: "ask to bring it", showList: "show list", attach: "wipe, attach",
 	showDesk: "show desktop", backToList: "detach, show list", refuseOpen: "show list and reason", leave: "black, detach, forget",
 	forget: "forget", stop: "say why, forget", cover: "cover picture",
 }
@@ -125,6 +129,8 @@ func Table() []Row {
 		{Verifying, CardBlocked, Stopped, stop},
 		{Verifying, Signed, Verifying, sendLogin},
 		{Verifying, Granted, List, showList},
+		{Verifying, InUse, Elsewhere, askToBring},
+		{Elsewhere, Brought, Verifying, sendLogin},
 		{List, Picked, Opening, attach},
 		{List, Refusal, List, refuseOpen},
 		{Opening, Picked, Opening, attach},
@@ -142,7 +148,7 @@ func Table() []Row {
 		{Lost, LineUp, Reading, readCard},
 		{Lost, CardGone, Connecting, leave},
 	}
-	for _, s := range []State{Reading, Finger, Verifying} { // a card is in, nothing is open yet
+	for _, s := range []State{Reading, Finger, Verifying, Elsewhere} { // a card is in, nothing is open yet
 		rows = append(rows,
 			Row{s, CardGone, Ready, forget},
 			Row{s, CardBad, Stopped, stop},

@@ -50,7 +50,7 @@ func TestEveryStateIsReachedAndLeft(t *testing.T) {
 
 func TestCardThatLeavesAlwaysEndsTheVisit(t *testing.T) {
 	table := rows(t)
-	for _, s := range []State{Reading, Finger, Verifying, List, Opening, Desktop, Stopped, Lost} {
+	for _, s := range []State{Reading, Finger, Verifying, Elsewhere, List, Opening, Desktop, Stopped, Lost} {
 		r, found := table[s][CardGone]
 		require.True(t, found, "%s ignores a card that leaves", s)
 		require.Contains(t, []State{Ready, Out, Connecting}, r.To)

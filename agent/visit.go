@@ -415,6 +415,10 @@ func (a *Agent) onInput(r keys.Raw) error {
 		return a.forward(e)
 	case List:
 		return a.onChoice(e)
+	case Elsewhere:
+		if e.Kind == keys.KeyEvent && e.Down && !e.Repeat && e.Nav == keys.NavEnter {
+			return a.fire(Brought)
+		}
 	}
 	return nil
 }
@@ -487,7 +491,7 @@ func (a *Agent) showList(why *refusal.Refusal) error {
 
 // lineLost covers what is shown: the link is coming up again, the work goes on.
 func (a *Agent) lineLost() error {
-	if err := a.face.cover(refusal.New("G03")); err != nil {
+	if err := a.face.cover(refusal.New(refusal.LinkLost)); err != nil {
 		return err
 	}
 	language := a.face.around.Language
