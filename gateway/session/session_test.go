@@ -196,7 +196,7 @@ func TestDesktopElsewhereMovesOnlyWhenSaid(t *testing.T) {
 	require.Contains(t, h.states(), "PARIS-1 active epi", "nothing has happened to the first box yet")
 	second.send(login)
 	expect[*wire.Bubbles](second)
-	require.Equal(t, refusal.OpenElsewhere, expect[*wire.Ended](first).Refusal.Code)
+	require.Equal(t, refusal.Moved, expect[*wire.Ended](first).Refusal.Code)
 	waitFor(t, "the first session ends", func() bool { return slices.Equal(h.states(), []string{"AMS-2 authorised "}) })
 }
 
