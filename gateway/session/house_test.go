@@ -44,7 +44,7 @@ const wide, high = 640, 400
 // house is a gateway's sessions with a real store, registry, policies and authorities; boxes come over loopback, and each bubble's
 // desktops are desktoptest's.
 type house struct {
-	t        *testing.T
+	t        testing.TB
 	server   *Server
 	conf     Config
 	registry *registry.Registry
@@ -69,7 +69,7 @@ type card struct {
 	certificate []byte
 }
 
-func newKey(t *testing.T) *ecdsa.PrivateKey {
+func newKey(t testing.TB) *ecdsa.PrivateKey {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
 	return key
@@ -91,14 +91,14 @@ func (h *house) register(c *card, person ident.ID) {
 	require.NoError(h.t, err)
 }
 
-func newHouse(t *testing.T) *house {
+func newHouse(t testing.TB) *house {
 	h := build(t, newMux(t))
 	h.serve()
 	return h
 }
 
 // build makes a house that serves nobody yet.
-func build(t *testing.T, mux *stream.Mux) *house {
+func build(t testing.TB, mux *stream.Mux) *house {
 	ctx := t.Context()
 	dir := t.TempDir()
 	h := &house{t: t, boxes: map[netip.Addr]Box{}, desktops: map[string]*desktoptest.Desktop{}, down: map[string]error{}}
@@ -130,7 +130,7 @@ func build(t *testing.T, mux *stream.Mux) *house {
 	return h
 }
 
-func newMux(t *testing.T) *stream.Mux {
+func newMux(t testing.TB) *stream.Mux {
 	conn, err := net.ListenUDP("udp6", &net.UDPAddr{IP: net.IPv6loopback})
 	require.NoError(t, err)
 	mux, err := stream.NewMux(conn)
@@ -311,7 +311,7 @@ func expect[M wire.Message](b *testBox) M {
 	}
 }
 
-func sign(t *testing.T, key *ecdsa.PrivateKey, v any) []byte {
+func sign(t testing.TB, key *ecdsa.PrivateKey, v any) []byte {
 	digest, err := wire.Digest(v)
 	require.NoError(t, err)
 	sig, err := ecdsa.SignASN1(rand.Reader, key, digest[:])
