@@ -213,6 +213,15 @@ func BenchmarkKeyToPixel(b *testing.B) {
 		defer cancel()
 		return d.Next(ctx, func(desktop.Update) error { return nil }) == nil
 	}
+	require.NoError(b, d.Input(desktop.Input{Kind: desktop.Pointer, X: 100, Y: 100})) // the focus follows the pointer
+	for typed, end := false, time.Now().Add(patience); !typed; {
+		require.True(b, time.Now().Before(end), "the terminal does not echo")
+		for seen() {
+		}
+		require.NoError(b, d.Input(desktop.Input{Kind: desktop.Key, XT: 0x1e, Down: true}))
+		require.NoError(b, d.Input(desktop.Input{Kind: desktop.Key, XT: 0x1e}))
+		typed = seen()
+	}
 	for seen() {
 	}
 	var times []time.Duration

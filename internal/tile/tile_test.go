@@ -3,6 +3,7 @@
 package tile
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"flag"
 	"image"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/stretchr/testify/require"
 )
 
@@ -261,6 +263,66 @@ func TestGoldenFramesStillDecode(t *testing.T) {
 }
 
 var update = flag.Bool("update", false, "write the golden files anew")
+
+// pack makes a key frame of 100 x 80 pixels with this content, whatever it says.
+func pack(t testing.TB, flags uint8, content []byte) []byte {
+	z, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(windowBytes))
+	require.NoError(t, err)
+	h := Header{Codec: CodecZstd, Flags: FlagKey | flags, N: 1, Epoch: 1, Width: 100, Height: 80}
+	return z.EncodeAll(content, h.appendTo(nil))
+}
+
+func numbers(vs ...int) (b []byte) {
+	for _, v := range vs {
+		b = binary.BigEndian.AppendUint16(b, uint16(v))
+	}
+	return b
+}
+
+// TestHostileFrameIsRefused lists frames that decompress well and lie. The picture has 4 tiles of at most 64 x 64.
+func TestHostileFrameIsRefused(t *testing.T) {
+	_, d := pair(t)
+	patch := func(tile int, rect ...byte) []byte { return append(numbers(tile), rect...) }
+	for name, frame := range map[string][]byte{
+		"nothing":                pack(t, 0, nil),
+		"too many copies":        pack(t, 0, numbers(MaxCopies+1)),
+		"copy without size":      pack(t, 0, numbers(1, 0, 0, 0, 5, 1, 1)),
+		"copy to outside":        pack(t, 0, numbers(1, 90, 0, 11, 5, 0, 0)),
+		"copy from outside":      pack(t, 0, numbers(1, 0, 0, 11, 5, 0, 76)),
+		"copies without end":     pack(t, 0, numbers(2, 0, 0, 99, 80, 1, 0, 0, 0, 99, 80, 1, 0)),
+		"cursor too large":       pack(t, FlagCursor, numbers(0, MaxCursor+1, 1, 0, 0)),
+		"hot spot outside":       pack(t, FlagCursor, append(numbers(0, 1, 1, 1, 0), 0, 0, 0, 0)),
+		"cursor cut short":       pack(t, FlagCursor, append(numbers(0, 1, 1, 0, 0), 0)),
+		"too many patches":       pack(t, 0, numbers(0, 5)),
+		"patch of no tile":       pack(t, 0, append(numbers(0, 1), patch(4, 0, 0, 0, 0)...)),
+		"patch over its tile":    pack(t, 0, append(numbers(0, 1), patch(0, 1, 0, 63, 0)...)),
+		"patch over the picture": pack(t, 0, append(numbers(0, 1), patch(1, 0, 0, 36, 0)...)),
+		"patches out of order":   pack(t, 0, append(append(numbers(0, 2), patch(1, 0, 0, 0, 0)...), patch(1, 1, 1, 0, 0)...)),
+		"pixels cut short":       pack(t, 0, append(append(numbers(0, 1), patch(0, 0, 0, 9, 9)...), 1, 2, 3)),
+		"too many pixels":        pack(t, 0, append(numbers(0, 0), make([]byte, 1<<20)...)),
+		"wrong checksum":         pack(t, 0, append(append(numbers(0, 1), patch(0, 0, 0, 0, 0)...), 1, 2, 3, 0)),
+	} {
+		_, err := d.Decode(frame)
+		require.ErrorIs(t, err, ErrNeedKey, name)
+	}
+	_, err := d.Decode(pack(t, 0, numbers(0, 0)))
+	require.NoError(t, err, "a black picture is a good one")
+}
+
+// FuzzContent is a sender whose compression is right and whose content is anything.
+func FuzzContent(f *testing.F) {
+	f.Add(uint8(0), numbers(0, 0))
+	f.Add(uint8(0), numbers(1, 0, 0, 50, 20, 5, 5, 0))
+	f.Add(uint8(FlagCursor), append(numbers(0, 1, 1, 0, 0), 1, 2, 3, 4, 0, 1, 0, 0, 1, 1, 0, 0, 9, 9, 9, 0))
+	d, err := NewDecoder(128, 128)
+	require.NoError(f, err)
+	f.Cleanup(d.Close)
+	f.Fuzz(func(t *testing.T, flags uint8, content []byte) {
+		if _, err := d.Decode(pack(t, flags&FlagCursor, content)); err != nil {
+			require.ErrorIs(t, err, ErrNeedKey)
+		}
+	})
+}
 
 func FuzzDecode(f *testing.F) {
 	e, _ := pair(f)
