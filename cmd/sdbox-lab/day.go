@@ -14,6 +14,7 @@ type dayCmd struct {
 	lab  `embed:""`
 	Once bool `help:"End after the day instead of staying up."`
 	Many bool `help:"Measure many times, as for figures that are published."`
+	Bare bool `help:"Play the day without measuring figures."`
 }
 
 // errMissed says that the day was played but a promise was not kept.
@@ -32,7 +33,10 @@ func (c *dayCmd) Run(ctx context.Context, out io.Writer) (err error) {
 	}
 	defer func() { err = errors.Join(err, p.close()) }()
 	samples := day.Few()
-	if c.Many {
+	switch {
+	case c.Bare:
+		samples = nil
+	case c.Many:
 		samples = day.Many()
 	}
 	report, err := day.Play(ctx, site, day.Options{Out: c.Out, Print: out, Samples: samples})

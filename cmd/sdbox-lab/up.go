@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -23,8 +24,8 @@ import (
 type lab struct {
 	Bin       string `required:"" type:"existingdir" help:"Folder of the programs: sdbox-agent, sdbox-gateway, sdbox-bubble, sdbox-pki, sdboxctl."`
 	Out       string `required:"" type:"path" help:"Folder for pictures, report and, in house/, keys, state and logs. Its house/ is made anew."`
-	Page      string `default:"127.0.0.1:8080" help:"Address of the lab page."`
-	Operators string `default:"127.0.0.1:8081" help:"Address of the operators' page."`
+	Page      string `default:"127.0.0.1:8080" help:"Address of the lab page; port 0 takes a free one."`
+	Operators string `default:"127.0.0.1:8081" help:"Address of the operators' page; port 0 takes a free one."`
 }
 
 // open makes the house, or says what is missing for it.
@@ -53,43 +54,61 @@ func removeOld(dir string) error {
 
 // pages are the two web pages of the lab while they are served.
 type pages struct {
+	address   string // of the lab page
 	operators *page.Operators
 	servers   []*http.Server
 	serving   errgroup.Group
 }
 
-// openPages listens at once, so that a port in use is known before a day is played.
+// openPages serves both pages from now on: a port in use is known before a day is played.
 func (l lab) openPages(ctx context.Context, site *house.Site) (*pages, error) {
-	operators, err := page.NewOperators(l.Operators, page.Console{
+	boxes, err := listen(l.Page)
+	if err != nil {
+		return nil, err
+	}
+	operators, err := listen(l.Operators)
+	if err != nil {
+		return nil, errors.Join(err, boxes.Close())
+	}
+	p := &pages{address: boxes.Addr().String()}
+	p.operators, err = page.NewOperators(operators.Addr().String(), page.Console{
 		Address: house.ConsoleAddress, ServerName: site.Console.TLS.ServerName, TLS: site.Console.TLS, DialContext: site.Console.Dial,
 	})
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, boxes.Close(), operators.Close())
 	}
-	boxes, err := page.New(site, "http://"+l.Operators+"/")
+	lab, err := page.New(site, "http://"+operators.Addr().String()+"/")
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, boxes.Close(), operators.Close())
 	}
-	p := &pages{operators: operators}
-	for _, one := range []struct {
-		address string
-		handler http.Handler
-	}{{l.Page, boxes.Handler(l.Page)}, {l.Operators, operators.Handler()}} {
-		listener, err := net.Listen("tcp", one.address)
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("serve page: %w", err), p.close())
-		}
-		server := &http.Server{Handler: one.handler, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
-			BaseContext: func(net.Listener) context.Context { return ctx }}
-		p.servers = append(p.servers, server)
-		p.serving.Go(func() error {
-			if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-				return err
-			}
-			return nil
-		})
-	}
+	p.serve(ctx, boxes, lab.Handler(p.address))
+	p.serve(ctx, operators, p.operators.Handler())
 	return p, nil
+}
+
+// listen takes loopback addresses only: the pages ask nobody who she is.
+func listen(address string) (net.Listener, error) {
+	to, err := netip.ParseAddrPort(address)
+	if err != nil || !to.Addr().IsLoopback() {
+		return nil, fmt.Errorf("serve page at %q: want a loopback address and a port, such as 127.0.0.1:8080", address)
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("serve page: %w; --page and --operators choose other addresses", err)
+	}
+	return l, nil
+}
+
+func (p *pages) serve(ctx context.Context, l net.Listener, h http.Handler) {
+	server := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+		BaseContext: func(net.Listener) context.Context { return ctx }}
+	p.servers = append(p.servers, server)
+	p.serving.Go(func() error {
+		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	})
 }
 
 // close ends the pages and waits for them.
@@ -104,7 +123,7 @@ func (p *pages) close() error {
 // stay tells a person where to go, and waits until she has had enough.
 func (l lab) stay(ctx context.Context, site *house.Site, p *pages, out io.Writer) {
 	fmt.Fprintf(out, "\nThe house is up.\n  lab page         http://%s/\n  operators' page  %s   (works once)\n  logs             %s\nCtrl-C ends it and leaves nothing behind.\n",
-		l.Page, p.operators.Link(), site.House.Logs())
+		p.address, p.operators.Link(), site.House.Logs())
 	<-ctx.Done()
 	fmt.Fprintln(out, "\nclosing the house")
 }

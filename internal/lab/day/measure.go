@@ -26,10 +26,10 @@ type Samples struct {
 }
 
 // Few is enough to see that a promise is kept; it fits into the three minutes of a demonstration.
-func Few() Samples { return Samples{Login: 5, Switch: 8, Keys: 30, Pixels: 10, Cut: 3} }
+func Few() *Samples { return &Samples{Login: 5, Switch: 8, Keys: 30, Pixels: 10, Cut: 3} }
 
 // Many is what figures that are published rest on.
-func Many() Samples { return Samples{Login: 50, Switch: 100, Keys: 200, Pixels: 100, Cut: 20} }
+func Many() *Samples { return &Samples{Login: 50, Switch: 100, Keys: 200, Pixels: 100, Cut: 20} }
 
 const (
 	sampleTimeout = 30 * time.Second
@@ -125,40 +125,57 @@ func (m *measurement) showing(ctx context.Context, what *pattern, at image.Point
 func (m *measurement) login(ctx context.Context) (finger, right time.Time, err error) {
 	ctx, cancel := context.WithTimeout(ctx, sampleTimeout)
 	defer cancel()
-	box := m.site.Boxes[0]
-	if err := m.site.Tray.Insert(ctx, m.person.GUID, box); err != nil {
-		return finger, right, err
-	}
-	if finger, err = m.touch(ctx, 0, house.Right); err != nil {
+	if finger, err = m.present(ctx, 0, m.person); err != nil {
 		return finger, right, err
 	}
 	what, at := newPattern(), m.anywhere()
 	if err := m.painters[0].draw(what, at); err != nil {
 		return finger, right, err
 	}
-	pressing, stop := context.WithCancel(ctx)
-	pressed := make(chan error, 1)
-	go func() { pressed <- m.pressEnter(pressing) }()
-	right, err = m.showing(ctx, what, at)
-	stop()
+	err = m.hurried(ctx, 0, func() (err error) {
+		right, err = m.showing(ctx, what, at)
+		return err
+	})
 	m.shown = 0
-	return finger, right, errors.Join(err, <-pressed, m.painters[0].clear())
+	return finger, right, errors.Join(err, m.painters[0].clear())
 }
 
-// pressEnter is a hurried person before the list: Enter again and again until ctx ends.
-func (m *measurement) pressEnter(ctx context.Context) error {
-	tick := time.NewTicker(enterEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			if err := m.press(0, house.Tap(house.KeyEnter)...); err != nil {
-				return err
+// present inserts a person's card and places her finger; it returns when the box had the finger.
+func (m *measurement) present(ctx context.Context, box int, person *house.Person) (time.Time, error) {
+	if err := m.site.Tray.Insert(ctx, person.GUID, m.site.Boxes[box]); err != nil {
+		return time.Time{}, err
+	}
+	impression, err := person.Impression(house.Right)
+	if err != nil {
+		return time.Time{}, err
+	}
+	err = m.site.Boxes[box].Touch(ctx, impression)
+	return time.Now(), err
+}
+
+// hurried presses Enter on a box again and again, as a person who cannot wait for the list, until f returns.
+func (m *measurement) hurried(ctx context.Context, box int, f func() error) error {
+	ctx, stop := context.WithCancel(ctx)
+	pressed := make(chan error, 1)
+	go func() {
+		tick := time.NewTicker(enterEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				pressed <- nil
+				return
+			case <-tick.C:
+				if err := m.press(box, house.Tap(house.KeyEnter)...); err != nil {
+					pressed <- err
+					return
+				}
 			}
 		}
-	}
+	}()
+	err := f()
+	stop()
+	return errors.Join(err, <-pressed)
 }
 
 // logins measures finger to picture at a round trip of 40 ms, and card removal to black and to detached.
@@ -487,8 +504,21 @@ func (p *player) pixels(ctx context.Context) (time.Duration, error) {
 	return time.Since(began), err
 }
 
-// memory reads what gateway and agent hold in memory while one session is live.
+// memory reads what the gateway holds for each of two live sessions, with desktops of 1912x1036 pixels on two boxes, above what
+// it held before any; and what an agent holds.
 func (m *measurement) memory(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*sampleTimeout)
+	defer cancel()
+	if _, err := m.present(ctx, 1, m.site.People[1]); err != nil {
+		return err
+	}
+	open := func(img *screen.Image) bool { return img.RGBAAt(1, house.ScreenHeight/2) == m.site.Bubbles[0].Frame() }
+	if err := m.hurried(ctx, 1, func() error { _, err := m.eyes[1].await(ctx, open); return err }); err != nil {
+		return err
+	}
+	if _, err := m.eyes[1].readIn(ctx, m.desktop(), "weber@epi"); err != nil {
+		return err
+	}
 	with, err := m.site.GatewayProgram.MemoryMB()
 	if err != nil {
 		return err
@@ -497,9 +527,10 @@ func (m *measurement) memory(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.add("memory of the gateway per live session", "MB", 48, 24, []float64{max(0, with-m.idle)})
+	fmt.Fprintf(m.Print, "gateway: %.1f MB before any session, %.1f MB with two\n", m.idle, with)
+	m.add("memory of the gateway per live session", "MB", 48, 24, []float64{max(0, with-m.idle) / 2})
 	m.add("memory of an agent with a desktop", "MB", 150, 80, []float64{agent})
-	return ctx.Err()
+	return m.site.Tray.Eject(m.site.People[1].GUID)
 }
 
 // cuts measures an operator's cut to the moment the bubble's picture is gone.
@@ -508,6 +539,9 @@ func (m *measurement) cuts(ctx context.Context) error {
 	for i := range m.Samples.Cut {
 		if i > 0 {
 			if err := m.site.Tray.Eject(m.person.GUID); err != nil {
+				return err
+			}
+			if _, err := m.eyes[0].read(ctx, "Ready", "Insert your card"); err != nil {
 				return err
 			}
 			if _, _, err := m.login(ctx); err != nil {

@@ -7,10 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"image"
+	"image/color"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 )
 
 // Where things are on the screens of the lab's boxes and in the desktops of its bubbles, in pixels. The desktops' windows
@@ -48,6 +51,15 @@ type Bubble struct {
 	BubbleSpec
 	Place   *Place // nil when Number is 0
 	Program *Program
+}
+
+// Frame is the colour of the frame in which boxes show the bubble.
+func (b *Bubble) Frame() color.RGBA {
+	rgb, err := strconv.ParseUint(strings.TrimPrefix(b.Colour, "#"), 16, 24)
+	if err != nil {
+		panic("house: colour of " + b.Name) // a constant of this package
+	}
+	return color.RGBA{R: uint8(rgb >> 16), G: uint8(rgb >> 8), B: uint8(rgb), A: 255}
 }
 
 // DialDisplay connects to the X server of a person's desktop as a program of hers would, and returns her Xauthority file. The
