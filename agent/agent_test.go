@@ -166,10 +166,14 @@ func issueCard(t *testing.T, person *fingersim.Finger) (*cardsim.Sim, *x509.Cert
 	require.NoError(t, err)
 	require.NoError(t, sim.PutCertificate(card.Slot9A, der))
 	require.NoError(t, sim.Enrol(card.RefFinger, person.Reference().Encode()))
+	require.NoError(t, sim.Enrol(card.RefFinger2, second().Reference().Encode()))
 	cert, err := x509.ParseCertificate(der)
 	require.NoError(t, err)
 	return sim, cert, pub9E
 }
+
+// second is the person's other finger.
+func second() *fingersim.Finger { return fingersim.NewFinger(8) }
 
 func socket(t *testing.T) net.PacketConn {
 	t.Helper()
@@ -372,6 +376,14 @@ func TestWrongFingersAreCountedThenTheCardIsBlocked(t *testing.T) {
 		require.Equal(t, want.left, e.Refusal.Params["left"])
 		require.Len(t, e.Refusal.Suffix, 3)
 	}
+}
+
+func TestSecondFingerIsComparedWhenThePersonSaysSo(t *testing.T) {
+	b := newBench(t)
+	b.insert()
+	b.press(3) // the key 2
+	b.finger <- second().Reference()
+	require.NotEmpty(t, expect[*wire.Login](b.centre).Signature)
 }
 
 func TestPictureAppearsWholeAndSwitchWipesItFirst(t *testing.T) {

@@ -164,27 +164,27 @@ func (h *hold) present(nonce, session []byte, tunnelKey wire.Key) ([]byte, error
 }
 
 // login asks the card to compare a finger and, when it matches, to sign the transcript: exactly two commands.
-func (h *hold) login(template finger.Template, transcript wire.Transcript) {
+func (h *hold) login(ref byte, template finger.Template, transcript wire.Transcript) {
 	h.steps <- func() {
-		login, err := h.verifyAndSign(template, transcript)
+		login, err := h.verifyAndSign(ref, template, transcript)
 		template.Wipe()
 		h.tell(holdEvent{login: login, err: err})
 		if err == nil { // the finger spoke for this login only; 9E needs none
-			if err := h.card.LogOut(card.RefFinger); err != nil {
+			if err := h.card.LogOut(ref); err != nil {
 				h.tell(holdEvent{err: fmt.Errorf("take the finger back: %w", err)})
 			}
 		}
 	}
 }
 
-func (h *hold) verifyAndSign(template finger.Template, transcript wire.Transcript) (*wire.Login, error) {
+func (h *hold) verifyAndSign(ref byte, template finger.Template, transcript wire.Transcript) (*wire.Login, error) {
 	digest, err := wire.Digest(transcript)
 	if err != nil {
 		return nil, err
 	}
 	minutiae := template.Encode()
 	defer clear(minutiae)
-	if err := h.card.VerifyFinger(card.RefFinger, minutiae); err != nil {
+	if err := h.card.VerifyFinger(ref, minutiae); err != nil {
 		return nil, fmt.Errorf("verify finger: %w", err)
 	}
 	signature, err := h.card.Signer(card.Slot9A, h.pub).Sign(rand.Reader, digest[:], crypto.SHA256)

@@ -12,6 +12,7 @@ import (
 	"sdbox/agent/keys"
 	"sdbox/agent/kiosk"
 	"sdbox/agent/viewer"
+	"sdbox/internal/card"
 	"sdbox/internal/finger"
 	"sdbox/internal/ident"
 	"sdbox/internal/refusal"
@@ -33,6 +34,7 @@ type visit struct {
 	person *wire.Person
 	nonce  []byte // for the login; the newest
 	login  *wire.Login
+	second bool // the second enrolled finger is awaited
 
 	placed       finger.Template // waits for the stream's fingerprint
 	media        *stream.Box     // nil until offered
@@ -78,6 +80,14 @@ func (v *visit) takeNonce(nonce []byte) {
 	case v.hold.nonce <- nonce:
 	default: // one is enough; a second was not asked for
 	}
+}
+
+// reference is which of the card's two fingers is compared (SP 800-73-5 Part 1, key references 96 and 97).
+func (v *visit) reference() byte {
+	if v.second {
+		return card.RefFinger2
+	}
+	return card.RefFinger
 }
 
 // takeBubbles keeps the selection on the bubble it was on.
@@ -234,7 +244,7 @@ func (a *Agent) verify() error {
 		template := v.placed
 		v.placed = nil
 		f := a.up.facts
-		v.hold.login(template, wire.Transcript{
+		v.hold.login(v.reference(), template, wire.Transcript{
 			Context: wire.LoginContext, Nonce: v.nonce,
 			GatewayCertificate: f.gatewayCertificate, GatewayTunnelKey: f.gatewayTunnelKey, GatewayStream: v.centreStream,
 			Result: f.result, DeviceCertificate: f.deviceCertificate, BoxTunnelKey: f.boxTunnelKey, BoxStream: v.boxStream,
@@ -246,7 +256,7 @@ func (a *Agent) verify() error {
 
 func (a *Agent) askAgain() error {
 	a.waitForFinger()
-	return a.face.show(kiosk.Finger{Name: a.visit.person.Name, Refusal: &a.said})
+	return a.face.show(kiosk.Finger{Name: a.visit.person.Name, Second: a.visit.second, Refusal: &a.said})
 }
 
 // open asks for a bubble by its place in the list.
@@ -415,6 +425,11 @@ func (a *Agent) onInput(r keys.Raw) error {
 		return a.forward(e)
 	case List:
 		return a.onChoice(e)
+	case Finger:
+		if e.Kind == keys.KeyEvent && e.Down && e.Nav == keys.NavDigit && (e.Digit == 1 || e.Digit == 2) {
+			a.visit.second = e.Digit == 2
+			return a.face.show(kiosk.Finger{Name: a.visit.person.Name, Second: a.visit.second})
+		}
 	case Elsewhere:
 		if e.Kind == keys.KeyEvent && e.Down && !e.Repeat && e.Nav == keys.NavEnter {
 			return a.fire(Brought)

@@ -72,14 +72,6 @@ func (p *page) delay(b Bar, x, middle int) int {
 	return left
 }
 
-// logoOn draws the mark in one colour on another.
-func (p *page) logoOn(m vec, size float64, on, ground uint32) {
-	h := size / 2
-	p.round(image.Rect(int(m.x-h), int(m.y-h), int(m.x+h), int(m.y+h)), size*0.26, on)
-	p.ring(m.add(-size*0.03, size*0.03), size*0.23, size*0.1, ground)
-	p.disc(m.add(size*0.27, -size*0.27), size*0.08, ground)
-}
-
 // onColour returns black or white, whichever reads better on a ground: one of them always reaches 4.5.
 func onColour(ground uint32) uint32 {
 	if contrast(ground, 0xffffff) >= contrast(ground, 0) {

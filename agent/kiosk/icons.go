@@ -7,13 +7,16 @@ import (
 	"math"
 )
 
-// logo draws the house's mark around a middle: a box with a bubble in it.
-func (p *page) logo(m vec, size float64) {
+// logo draws the house's mark around a middle: a box with a keyhole.
+func (p *page) logo(m vec, size float64) { p.logoOn(m, size, accent, sheet) }
+
+// logoOn draws the mark in one colour on another.
+func (p *page) logoOn(m vec, size float64, on, ground uint32) {
 	h := size / 2
-	p.round(image.Rect(int(m.x-h), int(m.y-h), int(m.x+h), int(m.y+h)), size*0.26, accent)
-	b := m.add(-size*0.03, size*0.03)
-	p.ring(b, size*0.23, size*0.095, sheet)
-	p.disc(m.add(size*0.27, -size*0.27), size*0.075, sheet)
+	p.round(image.Rect(int(m.x-h), int(m.y-h), int(m.x+h), int(m.y+h)), size*0.26, on)
+	p.disc(m.add(0, -size*0.11), size*0.165, ground)
+	w := size * 0.075
+	p.round(image.Rect(int(m.x-w+0.5), int(m.y-size*0.1), int(m.x+w+0.5), int(m.y+size*0.27)), w*0.7, ground)
 }
 
 // waiting wraps a picture in a turning ring.

@@ -40,6 +40,7 @@ type (
 	// Finger asks for a finger.
 	Finger struct {
 		Name    string           // of the person
+		Second  bool             // the second enrolled finger is awaited
 		Refusal *refusal.Refusal // of the finger before: wrong finger, with the tries left
 	}
 

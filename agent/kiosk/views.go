@@ -47,7 +47,11 @@ func (v Finger) draw(p *page) {
 	if v.Refusal != nil {
 		lift = 120
 	}
-	p.moment(lift, p.drawFinger, oneLine(v.Name), p.say.finger, p.say.fingerMore)
+	more := p.say.fingerMore
+	if v.Second {
+		more = p.say.fingerSecond
+	}
+	p.moment(lift, p.drawFinger, oneLine(v.Name), p.say.finger, more)
 	if v.Refusal != nil {
 		p.notice(*v.Refusal, p.y(700), 1168)
 	}

@@ -10,7 +10,7 @@ type words struct {
 	connecting, connectingMore                          string
 	ready, insert, readyMore                            string
 	reading, readingMore                                string
-	finger, fingerMore                                  string
+	finger, fingerMore, fingerSecond                    string
 	verifying, verifyingMore                            string
 	hello, projects, noProjects, pick                   string
 	open, asleep, refuses, noEnd, until, anywhere, from string
@@ -31,7 +31,8 @@ func wordsIn(lang refusal.Lang) words {
 			ready: "Prêt.", insert: "Insérez votre carte.", readyMore: "Puce en avant, et laissez-la pendant votre travail.",
 			reading: "Lecture de votre carte...", readingMore: "Laissez la carte en place.",
 			finger: "Posez votre doigt.", fingerMore: "Sur le capteur, à plat, jusqu'au changement d'écran.",
-			verifying: "Vérification...", verifyingMore: "Votre carte et le centre vous reconnaissent.",
+			fingerSecond: "Votre second doigt, à plat sur le capteur. Appuyez sur 1 pour le premier.",
+			verifying:    "Vérification...", verifyingMore: "Votre carte et le centre vous reconnaissent.",
 			hello: "Bonjour", projects: "Vos projets", noProjects: "Aucun projet ne vous est ouvert. Appelez le support.",
 			pick: "Choisissez avec les flèches puis Entrée, avec un chiffre, ou à la souris.",
 			open: "Ouvert : votre bureau tourne", asleep: "En veille : démarre à l'ouverture", refuses: "Non disponible",
@@ -50,7 +51,8 @@ func wordsIn(lang refusal.Lang) words {
 		ready: "Ready.", insert: "Insert your card.", readyMore: "Chip first, and leave it in while you work.",
 		reading: "Reading your card...", readingMore: "Leave the card in.",
 		finger: "Place your finger.", fingerMore: "Flat on the sensor, until this screen changes.",
-		verifying: "Checking...", verifyingMore: "Your card and the centre recognise you.",
+		fingerSecond: "Your second finger, flat on the sensor. Press 1 for the first.",
+		verifying:    "Checking...", verifyingMore: "Your card and the centre recognise you.",
 		hello: "Hello", projects: "Your projects", noProjects: "No project is open to you. Call support.",
 		pick: "Choose with the arrow keys and Enter, with a digit, or with the mouse.",
 		open: "Open: your desktop is running", asleep: "Asleep: starts when you open it", refuses: "Not available",

@@ -79,7 +79,7 @@ func TestWordsAreThoseOfTheFailureContract(t *testing.T) {
 	}{
 		{Ready, "Ready. Insert your card.", "Prêt. Insérez votre carte."},
 		{CardUnreadable, "I cannot read this card. Turn it over or try again.", "Carte illisible. Retournez-la ou réessayez."},
-		{WrongFinger, "This finger was not recognised. 2 tries left. Try the other enrolled finger.", "Doigt non reconnu. Encore 2 essais. Essayez l'autre doigt."},
+		{WrongFinger, "This finger was not recognised. 2 tries left. Try again, or press 2 for the other enrolled finger.", "Doigt non reconnu. Encore 2 essais. Réessayez, ou appuyez sur 2 pour l'autre doigt."},
 		{CardLocked, "Your card is locked for your safety. Call support, code C05-7K2. They can unlock it from a distance.", "Carte verrouillée pour votre sécurité. Appelez le support, code C05-7K2. Il peut la déverrouiller à distance."},
 		{CardForeign, "This card is not from this centre. Use your own card.", "Cette carte n'est pas de ce centre. Utilisez la vôtre."},
 		{NotIntact, "This box cannot prove it is intact, so it stays closed. Do not open it. Call support, code B03-7K2.", "Ce boîtier ne peut pas prouver qu'il est intact : il reste fermé. Ne l'ouvrez pas. Appelez le support, code B03-7K2."},
