@@ -9,7 +9,7 @@ const (
 	repairTime = 150 * time.Millisecond
 
 	// window is how far ahead of the next frame a part may be, in sequence numbers: the largest frame and one more.
-	// The SRTP replay window and the resend buffer are as large: one that is smaller loses repairs.
+	// The SRTP replay window is as large: one that is smaller loses repairs.
 	window = 2 * maxParts
 )
 

@@ -24,9 +24,11 @@ const (
 	// The last part of all is sent again when nothing follows it, so that a frame that was lost whole is missed.
 	firstTail, secondTail = 40 * time.Millisecond, 120 * time.Millisecond
 
-	// A large frame leaves in bursts: 300 Mbit/s, so that no queue on the way overflows.
-	burst      = 32
-	burstPause = time.Millisecond
+	// A large frame leaves at 300 Mbit/s, in bursts, so that no queue on the way overflows.
+	burst       = 32 // packets at once
+	maxBurst    = 128
+	burstPause  = time.Millisecond
+	partsPerSec = 32_000
 )
 
 // Gateway is a gateway's end of a stream. All methods may be called from any goroutine.
@@ -231,14 +233,18 @@ func (s *sender) write(p *rtp.Packet) {
 
 func (s *sender) send(ctx context.Context, timer *time.Timer, f outFrame) {
 	count := partCount(len(f.data))
+	allowed, since := burst, time.Now()
 	for i := range count {
-		if i > 0 && i%burst == 0 {
+		for i >= allowed {
 			timer.Reset(burstPause)
 			select {
-			case <-timer.C:
+			case <-timer.C: // late, most often: the next burst makes up for it
 			case <-ctx.Done():
 				return
 			}
+			now := time.Now()
+			allowed += min(maxBurst, int(now.Sub(since)*partsPerSec/time.Second))
+			since = now
 		}
 		last := i == count-1
 		p := &rtp.Packet{Header: s.header(last), Payload: appendPart(nil, f.n, f.data, i, count)}

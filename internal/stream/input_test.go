@@ -4,6 +4,7 @@ package stream
 
 import (
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -47,72 +48,93 @@ func TestInputThatIsNoneIsRefused(t *testing.T) {
 	require.LessOrEqual(t, len(o.report(nil, time.Now())), reportHead+maxEvents*eventSize)
 }
 
-// TestEventsArriveOnceAndInOrder plays both ends over a network that loses a third, repeats and disorders, and against a
-// gateway that now and then takes nothing.
+// badNet joins an outbox and an inbox by a network that loses, repeats and disorders, and has a reader at the gateway
+// that now and then takes nothing.
+type badNet struct {
+	t           testing.TB
+	dice        *rand.Rand
+	out         *outbox
+	in          inbox
+	up, down    [][]byte
+	got, moved  []Input
+	acks        uint32
+	refreshes   int
+	loss, stale int // percent; how many old packets may come again
+}
+
+func (b *badNet) deliver(e Input) bool {
+	switch {
+	case b.dice.IntN(10) == 0:
+		return false
+	case e.Kind == Key || e.Buttons != 0 || e.Wheel != 0:
+		b.got = append(b.got, e)
+	default:
+		b.moved = append(b.moved, e)
+	}
+	return true
+}
+
+// pick returns one of the newest packets, or nil for a lost one.
+func (b *badNet) pick(packets [][]byte) []byte {
+	packets = packets[max(0, len(packets)-b.stale):]
+	if b.dice.IntN(100) < b.loss {
+		return nil
+	}
+	return packets[b.dice.IntN(len(packets))]
+}
+
+func (b *badNet) exchange() {
+	b.up = append(b.up, b.out.report(nil, time.Now()))
+	for range 2 {
+		packet := b.pick(b.up)
+		if packet == nil {
+			continue
+		}
+		r, err := parseReport(packet)
+		require.NoError(b.t, err)
+		acked, refresh := b.in.apply(r, b.deliver)
+		if acked {
+			b.acks = r.ack
+		}
+		if refresh {
+			b.refreshes++
+		}
+		b.down = append(b.down, b.in.taken.append(nil))
+		if packet = b.pick(b.down); packet != nil {
+			answer, err := parseReceipt(packet)
+			require.NoError(b.t, err)
+			b.out.confirm(answer, time.Now())
+		}
+	}
+}
+
 func TestEventsArriveOnceAndInOrder(t *testing.T) {
-	dice := rand.New(rand.NewPCG(5, 6))
-	o, in := newOutbox(), inbox{}
-	var sent, got, moved []Input
-	var up, down [][]byte
-	acks, refreshes := uint32(0), 0
-	deliver := func(e Input) bool {
-		if dice.IntN(10) == 0 {
-			return false
-		}
-		if e.Kind == Key || e.Buttons != 0 || e.Wheel != 0 {
-			got = append(got, e)
-		} else {
-			moved = append(moved, e)
-		}
-		return true
-	}
-	exchange := func(loss int) {
-		up = append(up, o.report(nil, time.Now()))
-		for range 2 {
-			packet := up[dice.IntN(len(up))] // old ones too
-			if up = up[max(0, len(up)-20):]; dice.IntN(100) < loss {
-				continue
-			}
-			r, err := parseReport(packet)
-			require.NoError(t, err)
-			if acked, refresh := in.apply(r, deliver); acked || refresh {
-				acks = max(acks, r.ack)
-				if refresh {
-					refreshes++
-				}
-			}
-			down = append(down, in.taken.append(nil))
-			answer, err := parseReceipt(down[dice.IntN(len(down))])
-			require.NoError(t, err)
-			if down = down[max(0, len(down)-20):]; dice.IntN(100) >= loss {
-				o.confirm(answer, time.Now())
-			}
-		}
-	}
+	b := &badNet{t: t, dice: rand.New(rand.NewPCG(5, 6)), out: newOutbox(), loss: 33, stale: 20}
+	var sent []Input
 	for i := range 3000 {
 		e := key(uint16(1+i%200), i%2 == 0)
 		if i%7 == 0 {
 			e = Input{Kind: Pointer, X: uint16(i), Wheel: 1}
 		}
 		if i%5 == 0 {
-			require.NoError(t, o.input(Input{Kind: Pointer, X: uint16(i), Y: 9}))
+			require.NoError(t, b.out.input(Input{Kind: Pointer, X: uint16(i), Y: 9}))
 		}
-		require.NoError(t, o.input(e))
+		require.NoError(t, b.out.input(e))
 		e.Seq = uint32(i + 1)
 		sent = append(sent, e)
-		o.acknowledge(uint32(i))
-		exchange(33)
+		b.out.acknowledge(uint32(i))
+		b.exchange()
 	}
-	require.NoError(t, o.input(Input{Kind: Pointer, X: 12, Y: 34}))
-	o.wantRefresh()
+	require.NoError(t, b.out.input(Input{Kind: Pointer, X: 12, Y: 34}))
+	b.out.wantRefresh()
 	for range 1000 {
-		exchange(0)
+		b.exchange()
 	}
-	require.True(t, o.settled())
-	require.Equal(t, sent, got)
-	require.Equal(t, uint32(2999), acks)
-	require.Equal(t, 1, refreshes)
-	require.Equal(t, Input{Seq: 3000, Kind: Pointer, X: 12, Y: 34}, moved[len(moved)-1])
+	require.True(t, b.out.settled())
+	require.Equal(t, sent, b.got)
+	require.Equal(t, uint32(2999), b.acks)
+	require.Equal(t, 1, b.refreshes)
+	require.Equal(t, Input{Seq: 3000, Kind: Pointer, X: 12, Y: 34}, b.moved[len(b.moved)-1])
 }
 
 func TestReceiptForWhatWasNeverSentIsIgnored(t *testing.T) {
@@ -139,6 +161,8 @@ func FuzzReport(f *testing.F) {
 	good := o.report(nil, time.Now())
 	f.Add(good)
 	f.Add(good[:len(good)-1])
+	f.Add(append(slices.Clone(good[:reportHead]), make([]byte, 2*eventSize)...)) // events of no kind
+	f.Add([]byte{reportVersion})
 	f.Add(make([]byte, maxMessage))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := parseReport(b)
@@ -159,6 +183,7 @@ func FuzzReport(f *testing.F) {
 func FuzzReceipt(f *testing.F) {
 	f.Add((&receipt{1, 2, 3, 4, 5}).append(nil))
 	f.Add([]byte{})
+	f.Add(make([]byte, receiptSize))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := parseReceipt(b)
 		if err != nil {
@@ -167,8 +192,8 @@ func FuzzReceipt(f *testing.F) {
 		require.Equal(t, b, r.append(nil))
 		o := newOutbox()
 		require.NoError(t, o.input(key(5, true)))
-		o.report(nil, time.Now())
-		o.confirm(r, time.Now())
+		o.report(nil, time.Unix(1, 0)) // one time for all runs: the fuzzer compares their ways
+		o.confirm(r, time.Unix(1, 1))
 		require.LessOrEqual(t, len(o.unsent), 1)
 	})
 }

@@ -40,6 +40,9 @@ const (
 	// fastest picture.
 	resendRate = 40_000_000
 
+	// resendSize is how many of its last packets a gateway can resend: 128 ms of the fastest picture, and 6 MB.
+	resendSize = 4096
+
 	// maxBadInARow is how many packets that are none in a row end a stream.
 	maxBadInARow = 10_000
 
@@ -106,7 +109,7 @@ func (m *Mux) api(gateway bool) (*webrtc.API, error) {
 	// its own (TWCC), which would be one nonce for two texts.
 	registry := &interceptor.Registry{}
 	if gateway {
-		resend, err := nack.NewResponderInterceptor(nack.ResponderSize(window))
+		resend, err := nack.NewResponderInterceptor(nack.ResponderSize(resendSize))
 		if err != nil {
 			return nil, err
 		}

@@ -84,6 +84,11 @@ func FuzzPart(f *testing.F) {
 	f.Add(appendPart(nil, 1, noise(3000, 2), 2, 3), true)
 	f.Add(openingPart(), true)
 	f.Add([]byte{0, 0, 0, 1, 0xff, 0xff, 0, 1, 5}, true)
+	f.Add([]byte{0, 0, 0, 1, 0, 0, 0xff, 0xff, 5}, false)
+	f.Add([]byte{0, 0, 0, 1, 0, 0, 0, 2, 5}, false)
+	f.Add([]byte{0, 0, 0, 1, 0, 0, 0, 2, 5}, true)
+	f.Add([]byte{0, 0, 0, 1, 0, 0, 0, 0, 5}, true)
+	f.Add([]byte{0}, true)
 	f.Fuzz(func(t *testing.T, payload []byte, marker bool) {
 		p, err := parsePart(payload, marker)
 		if err != nil {

@@ -339,7 +339,12 @@ func TestManyBoxesShareOnePort(t *testing.T) {
 	for range sessions {
 		require.NoError(t, <-done)
 	}
-	require.NoError(t, sessions[0].gateway.Close()) // the others stay
+	require.NoError(t, sessions[0].gateway.Close())
+	select {
+	case <-sessions[0].box.Done(): // told at once; the others stay
+	case <-ctx.Done():
+		require.FailNow(t, "the box does not see the end")
+	}
 	require.NoError(t, sessions[1].box.SendInput(stream.Input{Kind: stream.Key, Code: 28, Down: true}))
 	select {
 	case e := <-sessions[1].gateway.Input():

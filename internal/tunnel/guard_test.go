@@ -16,19 +16,19 @@ import (
 	"golang.zx2c4.com/wireguard/device"
 )
 
-// capture gives a real initiation of a box for this house.
-func (h *house) capture(c BoxConfig) []byte {
+// capture gives a real initiation of a box.
+func capture(t testing.TB, c BoxConfig) []byte {
 	wire, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	require.NoError(h.t, err)
+	require.NoError(t, err)
 	defer wire.Close()
 	c.Endpoints = []netip.AddrPort{wire.LocalAddr().(*net.UDPAddr).AddrPort()}
 	box, err := NewBox(c)
-	require.NoError(h.t, err)
+	require.NoError(t, err)
 	defer box.Close()
 	packet := make([]byte, 2000)
-	require.NoError(h.t, wire.SetReadDeadline(time.Now().Add(5*time.Second)))
+	require.NoError(t, wire.SetReadDeadline(time.Now().Add(5*time.Second)))
 	n, err := wire.Read(packet)
-	require.NoError(h.t, err)
+	require.NoError(t, err)
 	return packet[:n]
 }
 
@@ -40,7 +40,7 @@ func TestGuardNamesThePeerOfAPacket(t *testing.T) {
 	h := newHouse(t)
 	g := h.guard
 	config, peer := h.peer(1)
-	initiation := h.capture(config)
+	initiation := capture(t, config)
 	require.Nil(t, g.check(initiation, from("127.0.0.1:9")), "no such peer")
 	require.NoError(t, h.AddPeer(peer))
 	require.Equal(t, peer.PublicKey, g.check(initiation, from("127.0.0.1:9")).key)
@@ -112,7 +112,7 @@ func TestHostilePacketsLeaveTheTunnelUp(t *testing.T) {
 		}
 		attacker.Write(packet)
 	}
-	_, err = attacker.Write(h.capture(stranger))
+	_, err = attacker.Write(capture(t, stranger))
 	require.NoError(t, err)
 	_, err = box.Ping(within(t, 10*time.Second))
 	require.NoError(t, err)
@@ -120,33 +120,44 @@ func TestHostilePacketsLeaveTheTunnelUp(t *testing.T) {
 }
 
 func FuzzGuard(f *testing.F) {
-	key, err := NewKey()
+	private, box := [32]byte{8}, [32]byte{16} // the same in every process of the fuzzer
+	public, err := PublicKey(private)
 	require.NoError(f, err)
-	g, err := newGuard(key, netip.Addr{})
+	boxPublic, err := PublicKey(box)
 	require.NoError(f, err)
-	g.admit([32]byte{1}, loopback)
-	g.learn(g.peers[[32]byte{1}], 7)
-	good := make([]byte, device.MessageTransportSize)
-	good[0], good[4] = device.MessageTransportType, 7
-	f.Add(good)
-	for kind, size := range map[byte]int{1: device.MessageInitiationSize, 2: device.MessageResponseSize, 3: device.MessageCookieReplySize} {
+	g, err := newGuard(private, netip.Addr{})
+	require.NoError(f, err)
+	g.initiation = bucket{rate: 1e9, burst: 1e9}
+	g.admit(boxPublic, loopback)
+	peer := g.peers[boxPublic]
+	g.learn(peer, 7)
+	initiation := capture(f, BoxConfig{
+		Key: box, Address: netip.MustParseAddr("fd00::2"), GatewayKey: public, GatewayAddress: testGateway, PSK: NewPSK(),
+	})
+	require.Equal(f, peer, g.check(initiation, from("127.0.0.1:9")))
+	f.Add(initiation)
+	for kind, size := range map[byte]int{
+		2: device.MessageResponseSize, 3: device.MessageCookieReplySize, 4: device.MessageTransportSize, 5: 100,
+	} {
 		packet := make([]byte, size)
-		packet[0] = kind
-		if kind == 1 {
-			mac, err := blake2s.New128(g.mac1Key[:])
-			require.NoError(f, err)
-			mac.Write(packet[:116])
-			copy(packet[116:], mac.Sum(nil))
-		}
+		packet[0], packet[4], packet[8] = kind, 7, 7
 		f.Add(packet)
 	}
 	f.Add([]byte{})
+	f.Add(make([]byte, device.MessageInitiationSize))
 	f.Fuzz(func(t *testing.T, packet []byte) {
-		peer := g.check(packet, from("127.0.0.1:9"))
-		if peer == nil {
+		if g.check(packet, from("127.0.0.1:9")) == nil {
 			return
 		}
-		kind := messageType(packet)
-		require.True(t, kind == 2 && binary.LittleEndian.Uint32(packet[8:]) == 7 || binary.LittleEndian.Uint32(packet[4:]) == 7)
+		at := 4
+		switch messageType(packet) {
+		case device.MessageInitiationType:
+			return // only who knows the box's key made this
+		case device.MessageResponseType:
+			at = 8
+		}
+		if binary.LittleEndian.Uint32(packet[at:]) != 7 {
+			t.Fatal("a packet passed for an index never given out")
+		}
 	})
 }

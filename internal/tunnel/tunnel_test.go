@@ -253,6 +253,19 @@ func TestWrongPSKGetsNoPacketThrough(t *testing.T) {
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 }
 
+func TestBoxCannotTakeAnotherInnerAddress(t *testing.T) {
+	h := newHouse(t)
+	config, peer := h.peer(1)
+	victim, other := h.peer(2)
+	require.NoError(t, h.AddPeer(peer))
+	require.NoError(t, h.AddPeer(other))
+	config.Address = victim.Address
+	_, err := h.open(config).Ping(within(t, 500*time.Millisecond))
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	_, err = h.open(victim).Ping(within(t, 10*time.Second))
+	require.NoError(t, err)
+}
+
 func TestForeignOuterAddressIsDropped(t *testing.T) {
 	h := newHouse(t)
 	home, abroad := netip.MustParseAddr("127.0.0.3"), netip.MustParseAddr("127.0.0.4")
