@@ -71,7 +71,7 @@ func moments() map[string]View {
 	down := refusal.Refusal{Code: refusal.BubbleDown, Suffix: "6HT", Params: map[string]string{"bubble": "Econometrics", "since": "10:12"}}
 	views := map[string]View{
 		"boot": Boot{}, "boot-silent": Boot{&silent}, "ready": Ready{}, "reading": ReadingCard{},
-		"finger": Finger{Name: "Camille Durand"}, "finger-wrong": Finger{"Camille Durand", &finger},
+		"finger": Finger{Name: "Camille Durand"}, "finger-wrong": Finger{"Camille Durand", false, &finger},
 		"verifying": Verifying{"Camille Durand"},
 		"list":      List{Name: "Camille Durand", Bubbles: projects()}, "list-refused": List{"Camille Durand", projects(), 1, &down},
 		"list-empty": List{Name: "Camille Durand"}, "opening": Opening{"Epidemiology of stroke", 0x2563eb}, "card-out": CardOut{},
@@ -216,7 +216,7 @@ func TestHostileTextStaysInsideItsPlace(t *testing.T) {
 	a := Around{Language: refusal.Lang(long), Support: long, Box: long, Now: morning, Pointer: &image.Point{X: -1 << 40, Y: 1 << 40}}
 	b2 := b
 	b2.Refusal = &refused
-	for _, v := range []View{Boot{&refused}, Finger{long, &refused}, Verifying{long}, List{long, []wire.Bubble{b, b2}, 1 << 40, &refused},
+	for _, v := range []View{Boot{&refused}, Finger{long, false, &refused}, Verifying{long}, List{long, []wire.Bubble{b, b2}, 1 << 40, &refused},
 		Opening{long, 1 << 31}, Message{refused}, Ended{refused, long}} {
 		k.Draw(dst, v, a)
 	}

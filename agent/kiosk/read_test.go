@@ -123,7 +123,7 @@ func TestWrongFingerScreenTellsTheTriesLeft(t *testing.T) {
 		refusal.English: {"2 tries left", "Place your finger."}, refusal.French: {"Encore 2 essais", "Posez votre doigt."},
 	} {
 		r := example(refusal.WrongFinger)
-		k.Draw(dst, Finger{"Camille Durand", &r}, about(lang))
+		k.Draw(dst, Finger{"Camille Durand", false, &r}, about(lang))
 		got := read(t, dst, image.Rect(360, 440, 1560, 960))
 		for _, s := range []string{want[0], want[1], "Camille Durand", "C03-7K2", r.Words(lang).Next} {
 			require.Contains(t, got, fold(s))
