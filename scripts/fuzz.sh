@@ -8,6 +8,6 @@ grep -rlE '^func Fuzz' --include='*_test.go' . | sort | while read -r file; do
 	dir=$(dirname "$file")
 	for target in $(grep -oE '^func Fuzz[A-Za-z0-9_]*' "$file" | cut -d' ' -f2); do
 		echo "== $dir $target"
-		go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" "$dir" | tail -n 3
+		go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" -fuzzminimizetime 1s "$dir" | tail -n 3
 	done
 done

@@ -45,7 +45,7 @@ type Encoder struct {
 func NewEncoder() (*Encoder, error) {
 	e := &Encoder{}
 	z, err := zstd.NewWriter(&e.out, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(windowBytes),
-		zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false))
+		zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false), zstd.WithLowerEncoderMem(true))
 	if err != nil {
 		return nil, fmt.Errorf("start tile encoder: %w", err)
 	}
@@ -249,7 +249,11 @@ func (e *Encoder) compress(h Header) ([]byte, error) {
 	if cap(e.body) > windowBytes { // a rare key frame must not keep its size for the session's life
 		e.body = nil
 	}
-	return bytes.Clone(e.out.Bytes()), nil
+	frame := bytes.Clone(e.out.Bytes())
+	if e.out.Cap() > windowBytes {
+		e.out = bytes.Buffer{}
+	}
+	return frame, nil
 }
 
 func (s Source) check() error {

@@ -7,7 +7,7 @@
 //
 //	u8 version | u8 codec | u8 flags | u16 stream | u32 n | u32 epoch | u16 w h | u32 ms | u32 CRC | body
 //
-// and a body that continues the one zstd stream of the epoch (window 4 MB, flushed per frame). Inside the stream:
+// and a body that continues the one zstd stream of the epoch (window 1 MB, flushed per frame). Inside the stream:
 //
 //	u16 copies   {u16 dst x y, u16 w h, u16 src x y}   read from the previous frame, written in order
 //	[cursor]     u16 w h, u16 hot x y, w*h BGRA        only with FlagCursor; 0 x 0 hides it
@@ -46,7 +46,7 @@ const (
 )
 
 const (
-	windowBytes = 4 << 20
+	windowBytes = 1 << 20
 	copyBytes   = 12
 	patchBytes  = 6
 )
