@@ -93,7 +93,7 @@ func (t *Tray) Insert(ctx context.Context, guid ident.GUID, box *Box) error {
 	gone := make(chan struct{})
 	c.box, c.pull, c.gone = box, pull, gone
 	t.running.Go(func() {
-		_ = c.sim.ServeVPCD(inserted, conn) // it ends by Eject, or with the box
+		_ = c.sim.InsertVPCD(inserted, again(conn, box.Place)) // it ends by Eject, or with the box
 		close(gone)
 		pull()
 		t.mu.Lock()
@@ -144,6 +144,17 @@ func (c *trayCard) ejectLocked() {
 	c.pull()
 	<-c.gone
 	c.box, c.gone = nil, nil
+}
+
+// again gives a card the connection that stands, then a new one each time the reader did not see the card coming.
+func again(conn net.Conn, p *Place) func(context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) {
+		if first := conn; first != nil {
+			conn = nil
+			return first, nil
+		}
+		return dialReader(ctx, p)
+	}
 }
 
 // dialReader reaches the virtual reader of a place, waiting for a PC/SC daemon that is still starting.
