@@ -7,10 +7,12 @@ import "fmt"
 // Instruction bytes (SP 800-73-5 Part 2, 3; ISO/IEC 7816-4, 11).
 const (
 	insVerify       = 0x20
+	insGenerate     = 0x47
 	insAuthenticate = 0x87
 	insSelect       = 0xA4
 	insGetResponse  = 0xC0
 	insGetData      = 0xCB
+	insPutData      = 0xDB
 )
 
 // maxAnswer bounds what a card may make the box hold for one command. The largest object of a PIV card is a face image of
@@ -38,7 +40,7 @@ func (c *Card) exchange(cmd command) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if sw>>8 == 0x6C && cmd.answers && !c.limits.T0 {
+	if sw>>8 == 0x6C && cmd.answers && len(cmd.data) <= 255 && !c.limits.T0 {
 		// Wrong Le: the card names the right one (ISO/IEC 7816-4, 5.6). At T=0 the same happens to GET RESPONSE only.
 		if response, sw, err = c.transmit(withLe(cmd, byte(sw))); err != nil {
 			return nil, err

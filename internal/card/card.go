@@ -29,10 +29,12 @@ type Limits struct {
 // Slot is a key reference of the card (SP 800-73-5 Part 1, Table 4).
 type Slot byte
 
-// The slots a login uses.
+// The slots a login uses, and the one where a new key waits while a card is renewed. The other retired slots are Slot82+1 to
+// Slot82+19.
 const (
 	Slot9A Slot = 0x9A // PIV authentication: signs after a finger or PIN
 	Slot9E Slot = 0x9E // card authentication: signs without asking
+	Slot82 Slot = 0x82 // first retired key management slot
 )
 
 // The key references of VERIFY (SP 800-73-5 Part 2, 3.2.1).
@@ -50,7 +52,7 @@ var (
 	ErrNoApplet    = errors.New("the card has no PIV application")
 	ErrRemoved     = errors.New("the card was removed")
 	ErrBlocked     = errors.New("the card refuses further tries: its counter is at zero")
-	ErrNotVerified = errors.New("the card wants a finger or PIN first")
+	ErrNotVerified = errors.New("the card wants a finger, PIN or management key first")
 	ErrNoObject    = errors.New("the card does not hold this object")
 	ErrBadCard     = errors.New("the card answers against its standard")
 )
@@ -105,14 +107,16 @@ func Select(t Transport, l Limits) (*Card, error) {
 func (c *Card) Label() string { return c.label }
 
 // certificateObject is where the certificate of a slot lies (SP 800-73-5 Part 1, Table 3).
-func certificateObject(s Slot) ([]byte, error) {
-	switch s {
-	case Slot9A:
-		return []byte{0x5F, 0xC1, 0x05}, nil
-	case Slot9E:
-		return []byte{0x5F, 0xC1, 0x01}, nil
+func certificateObject(s Slot) (uint32, error) {
+	switch {
+	case s == Slot9A:
+		return 0x5FC105, nil
+	case s == Slot9E:
+		return 0x5FC101, nil
+	case s >= Slot82 && s <= Slot82+19:
+		return 0x5FC10D + uint32(s-Slot82), nil
 	default:
-		return nil, fmt.Errorf("slot %02X is not used here", byte(s))
+		return 0, fmt.Errorf("slot %02X is not used here", byte(s))
 	}
 }
 
@@ -137,7 +141,7 @@ func (c *Card) Certificate(s Slot) ([]byte, error) {
 // GUID reads the card's identifier from its CHUID (SP 800-73-5 Part 1, 3.1.2). A login does not need it: the certificate
 // names it too. It is for the card desk and the tray of the lab.
 func (c *Card) GUID() (ident.GUID, error) {
-	content, err := c.object([]byte{0x5F, 0xC1, 0x02})
+	content, err := c.object(0x5FC102)
 	if err != nil {
 		return ident.GUID{}, fmt.Errorf("read CHUID: %w", err)
 	}
@@ -149,8 +153,8 @@ func (c *Card) GUID() (ident.GUID, error) {
 }
 
 // object reads one data object by its three-byte tag and strips the outer tag 53.
-func (c *Card) object(tag []byte) ([]byte, error) {
-	data := append([]byte{0x5C, byte(len(tag))}, tag...)
+func (c *Card) object(tag uint32) ([]byte, error) {
+	data := []byte{0x5C, 3, byte(tag >> 16), byte(tag >> 8), byte(tag)}
 	answer, err := c.exchange(command{ins: insGetData, p1: 0x3F, p2: 0xFF, data: data, answers: true, long: true})
 	if err != nil {
 		return nil, err

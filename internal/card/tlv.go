@@ -44,6 +44,20 @@ func next(b []byte) (tag uint16, value, rest []byte, err error) {
 	return tag, b[:n:n], b[n:], nil
 }
 
+// tagged appends one BER-TLV object of a one-byte tag and at most 65,535 bytes to b.
+func tagged(b []byte, tag byte, value []byte) []byte {
+	b = append(b, tag)
+	switch n := len(value); {
+	case n < 0x80:
+		b = append(b, byte(n))
+	case n <= 0xFF:
+		b = append(b, 0x81, byte(n))
+	default:
+		b = append(b, 0x82, byte(n>>8), byte(n))
+	}
+	return append(b, value...)
+}
+
 // only returns the value of b's single object, which must have this tag.
 func only(b []byte, tag uint16) ([]byte, error) {
 	t, value, rest, err := next(b)
