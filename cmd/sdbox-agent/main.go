@@ -2,10 +2,13 @@
 
 // Command sdbox-agent is the one program an SD-Box runs: it proves the machine, opens the tunnel, logs a person in and shows the
 // desktop of a bubble.
+//
+// Exit codes: 0 stopped in peace; 1 failed; 2 wrong use, configuration or hardware.
 package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,30 +18,40 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-type commands struct {
-	Run runCommand `cmd:"" default:"withargs" help:"Live as an SD-Box until a signal comes."`
-}
-
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "sdbox-agent:", err)
-		os.Exit(1)
-	}
+	os.Exit(code)
 }
 
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+// run is the whole program: arguments in, exit code out.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	var c commands
+	exited := -1
 	parser, err := kong.New(&c, kong.Name("sdbox-agent"), kong.Description("The program an SD-Box runs."), kong.Writers(stdout, stderr),
-		kong.BindTo(ctx, (*context.Context)(nil)), kong.BindTo(stderr, (*io.Writer)(nil)))
+		kong.Exit(func(code int) { exited = code }), kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(output{stdout, stderr}))
 	if err != nil {
-		return err
+		fmt.Fprintln(stderr, "sdbox-agent:", err)
+		return 1
 	}
 	parsed, err := parser.Parse(args)
-	if err != nil {
-		return err
+	if exited >= 0 {
+		return exited
 	}
-	return parsed.Run()
+	if err != nil {
+		err = &useError{err, "sdbox-agent --help lists the commands"}
+	} else {
+		err = parsed.Run()
+	}
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintln(stderr, "sdbox-agent:", err)
+	var use *useError
+	if errors.As(err, &use) {
+		fmt.Fprintln(stderr, "hint:", use.hint)
+		return 2
+	}
+	return 1
 }

@@ -5,7 +5,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -66,7 +65,7 @@ type size struct {
 func readConfig(path string) (*config, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("configuration: %w", err)
+		return nil, &useError{fmt.Errorf("configuration: %w", err), "name one with --config; README.md, Run it for real, shows one"}
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
@@ -78,9 +77,9 @@ func readConfig(path string) (*config, error) {
 	if err := d.Decode(c); err != nil {
 		var strict *toml.StrictMissingError
 		if errors.As(err, &strict) {
-			return nil, fmt.Errorf("configuration %s: %s", path, strict.String())
+			return nil, &useError{fmt.Errorf("configuration %s has a key that means nothing here:\n%s", path, strict.String()), hintConfig}
 		}
-		return nil, fmt.Errorf("configuration %s: %w", path, err)
+		return nil, &useError{fmt.Errorf("configuration %s: %w", path, err), "it is TOML: key = \"value\""}
 	}
 	for _, p := range []*string{&c.Root, &c.State} {
 		if *p != "" && !filepath.IsAbs(*p) {
@@ -88,7 +87,7 @@ func readConfig(path string) (*config, error) {
 		}
 	}
 	if err := c.check(); err != nil {
-		return nil, fmt.Errorf("configuration %s: %w", path, err)
+		return nil, &useError{fmt.Errorf("configuration %s: %w", path, err), hintConfig}
 	}
 	return c, nil
 }
@@ -125,33 +124,29 @@ func (c *config) check() error {
 }
 
 // Run lives until ctx ends.
-func (r *runCommand) Run(ctx context.Context, stderr io.Writer) error {
+func (r *runCommand) Run(ctx context.Context, o output) error {
 	c, err := readConfig(r.Config)
 	if err != nil {
 		return err
 	}
-	log := slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
-	pem, err := os.ReadFile(c.Root)
+	log := slog.New(slog.NewJSONHandler(o.log, &slog.HandlerOptions{Level: slog.LevelInfo}))
+	root, err := readRoot(c.Root)
 	if err != nil {
-		return fmt.Errorf("root certificate: %w", err)
-	}
-	root := x509.NewCertPool()
-	if !root.AppendCertsFromPEM(pem) {
-		return fmt.Errorf("root certificate %s: no PEM certificate in it", c.Root)
+		return err
 	}
 	chip, err := tpm.Open(c.Hardware.TPM)
 	if err != nil {
-		return err
+		return &useError{err, hintTPM}
 	}
 	defer chip.Close()
 	path, _ := strings.CutPrefix(c.Hardware.Screen, "file:")
 	display, err := screen.OpenFile(path, c.Screen.Width, c.Screen.Height)
 	if err != nil {
-		return err
+		return &useError{err, hintScreen}
 	}
 	input, err := keys.Open(c.Hardware.Keys)
 	if err != nil {
-		return errors.Join(err, display.Close())
+		return &useError{errors.Join(err, display.Close()), hintKeys}
 	}
 	sensor, _ := strings.CutPrefix(c.Hardware.Finger, "unix:")
 	cards := pcsc.NewWatcher(log)

@@ -51,7 +51,7 @@ type account struct {
 func readConfig(path string) (*config, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("configuration: %w", err)
+		return nil, &useError{fmt.Errorf("configuration: %w", err), "name one with --config; README.md, Run it for real, shows one"}
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
@@ -62,9 +62,9 @@ func readConfig(path string) (*config, error) {
 	if err := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields().Decode(c); err != nil {
 		var unknown *toml.StrictMissingError
 		if errors.As(err, &unknown) {
-			return nil, fmt.Errorf("configuration %s: unknown key:\n%s", path, unknown.String())
+			return nil, &useError{fmt.Errorf("configuration %s: unknown key:\n%s", path, unknown.String()), hintConfig}
 		}
-		return nil, fmt.Errorf("configuration %s: %w", path, err)
+		return nil, &useError{fmt.Errorf("configuration %s: %w", path, err), "it is TOML: key = \"value\""}
 	}
 	base, err := filepath.Abs(filepath.Dir(path))
 	if err != nil {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command sdbox-pki makes the authorities of a house and signs with them: boxes, cards, gateways, bubbles, operators.
+// Command sdbox-pki makes the authorities of a house and signs with them: boxes, cards, gateways, bubbles, operators. It also
+// makes release keys and signs reference values with them.
 //
 // Exit codes: 0 done; 1 failed; 2 wrong use.
 package main
@@ -19,6 +20,8 @@ type cli struct {
 	Issue issueCmd `cmd:"" help:"Sign a certificate, for a new key or for a public key given."`
 	Lend  lendCmd  `cmd:"" help:"Copy one issuing authority for a gateway, under an identity of its own."`
 	Show  showCmd  `cmd:"" help:"Show the authorities of a folder, or whose a certificate is."`
+
+	Reference referenceCmd `cmd:"" help:"Release keys, and what they say an intact box measures."`
 }
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"sdbox/internal/attest"
+	"sdbox/internal/tpm"
+)
+
+type commands struct {
+	Run     runCommand     `cmd:"" default:"withargs" help:"Live as an SD-Box until a signal comes."`
+	Config  configCommand  `cmd:"" help:"Look at the configuration."`
+	Machine machineCommand `cmd:"" help:"Print the name of this machine's TPM and what it has measured, for IT."`
+}
+
+// output is where a command writes: out for people and programs, log for the log.
+type output struct{ out, log io.Writer }
+
+// useError is a mistake in the command line, the configuration or the machine, with the next thing to try.
+type useError struct {
+	err  error
+	hint string
+}
+
+func (e *useError) Error() string { return e.err.Error() }
+func (e *useError) Unwrap() error { return e.err }
+
+// What to do next about the parts of a box.
+const (
+	hintConfig = "change the file and look again with sdbox-agent config check"
+	hintRoot   = "root names the file root/cert.pem of the folder that sdbox-pki init made"
+	hintTPM    = "hardware.tpm: a machine's own is /dev/tpmrm0, and Linux must have found it; in the domain lab it may be the socket of swtpm"
+	hintScreen = "hardware.screen: file: and a path in a folder that this program may write to"
+	hintKeys   = "hardware.keys: evdev, or unix: and the path of a socket in the domain lab"
+)
+
+// configCommand is "sdbox-agent config".
+type configCommand struct {
+	Check checkCommand `cmd:"" help:"Say whether the configuration file is good."`
+}
+
+type checkCommand struct {
+	Config string `default:"/etc/sdbox/agent.toml" help:"Configuration file." type:"path"`
+}
+
+// Run reads what the agent would read, and touches no hardware.
+func (k *checkCommand) Run(o output) error {
+	c, err := readConfig(k.Config)
+	if err != nil {
+		return err
+	}
+	if _, err := readRoot(c.Root); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(o.out, "%s is good: a box of %s, by way of %s\n", k.Config, c.Domain, c.GatewayName)
+	return err
+}
+
+// machineCommand is "sdbox-agent machine".
+type machineCommand struct {
+	Config string `default:"/etc/sdbox/agent.toml" help:"Configuration file; only its hardware.tpm is used." type:"path"`
+}
+
+// Run asks the TPM which machine this is and what it has measured since it was switched on.
+func (m *machineCommand) Run(o output) (err error) {
+	c, err := readConfig(m.Config)
+	if err != nil {
+		return err
+	}
+	chip, err := tpm.Open(c.Hardware.TPM)
+	if err != nil {
+		return &useError{err, hintTPM}
+	}
+	defer func() { err = errors.Join(err, chip.Close()) }()
+	ek, err := chip.EndorsementKey()
+	if err != nil {
+		return err
+	}
+	hash, err := attest.EKHash(ek.Raw)
+	if err != nil {
+		return err
+	}
+	registers, err := chip.ReadPCRs(attest.Registers())
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(o.out, "ek %x\n", hash)
+	for _, r := range registers {
+		fmt.Fprintf(o.out, "pcr %d %x\n", r.Index, r.Digest)
+	}
+	return nil
+}
+
+// readRoot reads the certificate that the box trusts.
+func readRoot(path string) (*x509.CertPool, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, &useError{fmt.Errorf("root certificate: %w", err), hintRoot}
+	}
+	root := x509.NewCertPool()
+	if !root.AppendCertsFromPEM(text) {
+		return nil, &useError{fmt.Errorf("root certificate %s: no PEM certificate in it", path), hintRoot}
+	}
+	return root, nil
+}
