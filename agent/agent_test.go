@@ -439,12 +439,13 @@ func TestKeysReachTheBubbleAndAreReleasedWhenItIsLeft(t *testing.T) {
 	b.insert()
 	b.login()
 	b.press(28)
-	b.show(expect[*wire.Attach](b.centre), 0x123456)
+	at := expect[*wire.Attach](b.centre)
+	b.show(at, 0x123456)
 	b.seen("epi", filled(0x123456))
 	for _, r := range keys.Key(30, 1) { // a, held
 		b.agent.inputs <- r
 	}
-	require.Equal(t, stream.Input{Seq: 1, Kind: stream.Key, Code: 30, Down: true}, <-b.desk.Input())
+	require.Equal(t, stream.Input{Seq: 1, Stream: at.Stream, Kind: stream.Key, Code: 30, Down: true}, <-b.desk.Input())
 	for _, raw := range append(append(keys.Key(29, 1), keys.Key(56, 1)...), keys.Key(103, 1)...) { // Ctrl+Alt+Up
 		b.agent.inputs <- raw
 	}

@@ -493,6 +493,7 @@ func (a *Agent) forward(e keys.Event) error {
 	if !ok {
 		return nil
 	}
+	input.Stream = v.stream
 	if err := v.media.SendInput(input); err != nil { // the link is slow or gone: what a person types now must not come down minutes later
 		a.log.Debug("input dropped", "err", err)
 	}

@@ -330,10 +330,11 @@ func (l *boxLine) lose(ctx context.Context, name string, cause error) error {
 	return l.refuse(ctx, &wire.Attach{}, name, why, cause.Error())
 }
 
-// input applies what the person did, in order, to the desktop on the screen and to no other.
+// input applies what the person did, in order, to the desktop on the screen and to no other: what she typed before the switch, and
+// what comes by a slower way than the switch did, carries an older number and goes nowhere.
 func (l *boxLine) input(ctx context.Context, in stream.Input) error {
 	s := l.s
-	if s == nil || s.shown == nil || s.state != Active {
+	if s == nil || s.shown == nil || s.state != Active || in.Stream != s.number {
 		return nil
 	}
 	d := desktop.Input{Kind: desktop.Key, XT: uint32(in.Code), Down: in.Down}

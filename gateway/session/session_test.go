@@ -64,7 +64,7 @@ func TestDayFromCardToCut(t *testing.T) {
 	h.desktop("epi").Draw(77)
 	b.sees("epi", 1)
 
-	require.NoError(t, b.media.SendInput(stream.Input{Kind: stream.Key, Code: 0x1e, Down: true}))
+	require.NoError(t, b.media.SendInput(stream.Input{Stream: 1, Kind: stream.Key, Code: 0x1e, Down: true}))
 	waitFor(t, "the key arrives", func() bool { return len(h.desktop("epi").Inputs()) == 1 })
 	require.Equal(t, desktop.Input{Kind: desktop.Key, XT: 0x1e, Down: true}, h.desktop("epi").Inputs()[0])
 
@@ -120,6 +120,39 @@ func (h *house) audit(id ident.ID) []string {
 		out = append(out, l.Action+" "+l.Actor)
 	}
 	return out
+}
+
+// What was typed into one bubble never reaches another: not by the slow way while the switch took the fast one, not held back and sent
+// after it, not by a box that counts wrong.
+func TestKeysOfOneBubbleNeverReachAnother(t *testing.T) {
+	h := newHouse(t)
+	b := h.boot(1)
+	b.finger(h.card)
+	b.attach("epi", 1)
+	expect[*wire.Attached](b)
+	b.sees("epi", 1)
+	b.attach("econ", 2)
+	expect[*wire.Attached](b) // the switch overtook everything below
+	secret := func(number uint16) {
+		for _, down := range []bool{true, false} {
+			require.NoError(t, b.media.SendInput(stream.Input{Stream: number, Kind: stream.Key, Code: 0x1e, Down: down}))
+		}
+		require.NoError(t, b.media.SendInput(stream.Input{Stream: number, Kind: stream.Pointer, X: 7, Y: 7}))
+		require.NoError(t, b.media.SendInput(stream.Input{Stream: number, Kind: stream.Pointer, X: 7, Y: 7, Buttons: 1}))
+		require.NoError(t, b.media.SendInput(stream.Input{Stream: number, Kind: stream.Pointer, X: 7, Y: 7}))
+	}
+	secret(1)
+	secret(3)
+	require.NoError(t, b.media.SendInput(stream.Input{Stream: 2, Kind: stream.Key, Code: 0x30, Down: true}))
+	secret(1)
+	require.NoError(t, b.media.SendInput(stream.Input{Stream: 2, Kind: stream.Key, Code: 0x30}))
+	waitFor(t, "her own key arrives", func() bool { return len(h.desktop("econ").Inputs()) >= 2 })
+	require.Equal(t, []desktop.Input{{Kind: desktop.Key, XT: 0x30, Down: true}, {Kind: desktop.Key, XT: 0x30}}, h.desktop("econ").Inputs())
+	b.attach("epi", 4)
+	expect[*wire.Attached](b)
+	require.NoError(t, b.media.SendInput(stream.Input{Stream: 4, Kind: stream.Key, Code: 0x1f, Down: true}))
+	waitFor(t, "the key arrives", func() bool { return len(h.desktop("epi").Inputs()) == 2 })
+	require.Equal(t, []desktop.Input{{Kind: desktop.ReleaseAll}, {Kind: desktop.Key, XT: 0x1f, Down: true}}, h.desktop("epi").Inputs())
 }
 
 // Each card is wrong in one way, and the person reads which.

@@ -206,7 +206,7 @@ func TestGarbageOnTheChannelIsDropped(t *testing.T) {
 		for j := range message {
 			message[j] = byte(dice.Uint32())
 		}
-		message[0] = byte(i % 2)
+		message[0] = byte(1 + i%reportVersion)
 		_, err := channel.Write(message)
 		require.NoError(t, err)
 	}

@@ -16,19 +16,19 @@ func key(code uint16, down bool) Input { return Input{Kind: Key, Code: code, Dow
 func TestReportComesBackAsSent(t *testing.T) {
 	o := newOutbox()
 	require.NoError(t, o.input(key(0x1e, true)))
-	require.NoError(t, o.input(Input{Kind: Pointer, X: 1919, Y: 1079, Buttons: 1}))
-	require.NoError(t, o.input(Input{Kind: Pointer, X: 5, Y: 6, Buttons: 1}))
-	require.NoError(t, o.input(Input{Kind: Pointer, Buttons: 1, Wheel: -1}))
+	require.NoError(t, o.input(Input{Stream: 2, Kind: Pointer, X: 1919, Y: 1079, Buttons: 1}))
+	require.NoError(t, o.input(Input{Stream: 3, Kind: Pointer, X: 5, Y: 6, Buttons: 1}))
+	require.NoError(t, o.input(Input{Stream: 65535, Kind: Pointer, Buttons: 1, Wheel: -1}))
 	o.acknowledge(77)
 	o.wantRefresh()
 	r, err := parseReport(o.report(nil, time.Now()))
 	require.NoError(t, err)
 	require.Equal(t, report{
-		id: 1, acks: 1, ack: 77, refresh: 1, motion: motion{count: 1, after: 2, x: 5, y: 6, buttons: 1}, first: 1,
+		id: 1, acks: 1, ack: 77, refresh: 1, motion: motion{count: 1, after: 2, stream: 3, x: 5, y: 6, buttons: 1}, first: 1,
 		events: []Input{
 			{Seq: 1, Kind: Key, Code: 0x1e, Down: true},
-			{Seq: 2, Kind: Pointer, X: 1919, Y: 1079, Buttons: 1},
-			{Seq: 3, Kind: Pointer, Buttons: 1, Wheel: -1},
+			{Seq: 2, Stream: 2, Kind: Pointer, X: 1919, Y: 1079, Buttons: 1},
+			{Seq: 3, Stream: 65535, Kind: Pointer, Buttons: 1, Wheel: -1},
 		},
 	}, r)
 }
@@ -117,8 +117,9 @@ func TestEventsArriveOnceAndInOrder(t *testing.T) {
 			e = Input{Kind: Pointer, X: uint16(i), Wheel: 1}
 		}
 		if i%5 == 0 {
-			require.NoError(t, b.out.input(Input{Kind: Pointer, X: uint16(i), Y: 9}))
+			require.NoError(t, b.out.input(Input{Stream: uint16(i / 100), Kind: Pointer, X: uint16(i), Y: 9}))
 		}
+		e.Stream = uint16(i / 100) // what was typed into one picture is never taken for another, however late it comes
 		require.NoError(t, b.out.input(e))
 		e.Seq = uint32(i + 1)
 		sent = append(sent, e)

@@ -50,7 +50,7 @@ func (o *outbox) input(e Input) error {
 	if e.Kind == Pointer && e.Buttons == o.buttons && e.Wheel == 0 {
 		o.state.motion = motion{
 			count: o.state.motion.count + 1, after: o.state.first + uint32(len(o.unsent)) - 1,
-			x: e.X, y: e.Y, buttons: e.Buttons,
+			stream: e.Stream, x: e.X, y: e.Y, buttons: e.Buttons,
 		}
 		o.poke()
 		return nil
@@ -185,7 +185,7 @@ func (in *inbox) move(m motion, deliver func(Input) bool) {
 		return
 	}
 	overtaken := newer(in.pointer, m.after)
-	if overtaken || deliver(Input{Seq: m.after, Kind: Pointer, X: m.x, Y: m.y, Buttons: m.buttons}) {
+	if overtaken || deliver(Input{Seq: m.after, Stream: m.stream, Kind: Pointer, X: m.x, Y: m.y, Buttons: m.buttons}) {
 		in.taken.motion = m.count
 	}
 }

@@ -170,6 +170,7 @@ type Grant struct {
 	Statement []byte `cbor:"1,keyasint"`
 	LifeMS    int64  `cbor:"2,keyasint"`
 	Nonce     []byte `cbor:"3,keyasint"` // for the next Presence
+	Epoch     uint64 `cbor:"4,keyasint"` // of the session's owner, as in the statement; Resume names it
 }
 
 // Presence renews a grant: key 9E over a PresenceStatement of this session.
@@ -217,10 +218,32 @@ type Event struct {
 	Refusal refusal.Refusal `cbor:"2,keyasint"`
 }
 
-// Notice is a message of an operator to the person.
+// Notice is a message to the person that changes nothing: an operator's own words, or a refusal to come (a right that ends soon, a
+// bubble that takes time to start). One of Text and Refusal is set.
 type Notice struct {
-	Text string `cbor:"1,keyasint"`
-	At   int64  `cbor:"2,keyasint"` // ms UTC
+	Text    string           `cbor:"1,keyasint,omitempty"` // at most MaxNotice bytes, one line
+	At      int64            `cbor:"2,keyasint"`           // ms UTC
+	Refusal *refusal.Refusal `cbor:"3,keyasint,omitempty"`
+}
+
+// MaxNotice is the longest Notice.Text, in bytes.
+const MaxNotice = 1000
+
+// Resume asks for a session back after the line broke, without a finger: the same box, the same card, the same login. Presence is
+// a signature of key 9E over a PresenceStatement with this Session. Bubbles answers it, or Refused: then the person logs in anew.
+type Resume struct {
+	Session     ident.ID `cbor:"1,keyasint"`
+	Epoch       uint64   `cbor:"2,keyasint"` // of the last Grant
+	Transcript  []byte   `cbor:"3,keyasint"` // SHA-256 of the login's Transcript
+	Certificate []byte   `cbor:"4,keyasint"` // X.509 DER of 9A
+	Nonce       []byte   `cbor:"5,keyasint"`
+	Presence    []byte   `cbor:"6,keyasint"` // ECDSA ASN.1 DER
+}
+
+// EndDesktop ends the person's own desktop in a bubble, with the programs in it. Bubbles answers it.
+type EndDesktop struct {
+	Session ident.ID `cbor:"1,keyasint"`
+	Bubble  string   `cbor:"2,keyasint"`
 }
 
 // Transcript is what key 9A signs at login; both ends build it from what they know themselves, so it never crosses the line.
@@ -238,7 +261,8 @@ type Transcript struct {
 	PersonCertificate  []byte // SHA-256 of the DER
 }
 
-// PresenceStatement is what key 9E signs: the card is in this box now. Session is empty at card-in.
+// PresenceStatement is what key 9E signs: the card is in this box now. Session is empty at card-in, and names the session whose
+// grant is renewed or that comes back.
 type PresenceStatement struct {
 	_         struct{} `cbor:",toarray"`
 	Context   string   // "sdbox-presence-1"

@@ -34,6 +34,8 @@
 //	    23  Grant           gateway     4096
 //	    24  Event           box         1024
 //	    25  Notice          gateway     2048
+//	    26  Resume          box         4096
+//	    27  EndDesktop      box          128
 package wire
 
 import (
@@ -110,6 +112,8 @@ func Table() []Row {
 		row[Grant](FromGateway, 4096),
 		row[Event](FromBox, 1024),
 		row[Notice](FromGateway, 2048),
+		row[Resume](FromBox, 4096),
+		row[EndDesktop](FromBox, 128),
 	}
 }
 
@@ -138,6 +142,8 @@ func (*Presence) wireType() Type       { return 22 }
 func (*Grant) wireType() Type          { return 23 }
 func (*Event) wireType() Type          { return 24 }
 func (*Notice) wireType() Type         { return 25 }
+func (*Resume) wireType() Type         { return 26 }
+func (*EndDesktop) wireType() Type     { return 27 }
 
 // TypeOf returns the type number of a message, for Refused.Re.
 func TypeOf(m Message) Type { return m.wireType() }

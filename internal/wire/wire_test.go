@@ -49,14 +49,16 @@ func samples() []Message {
 		&Offer{SDP: "v=0", Fingerprint: h},
 		&Answer{SDP: "v=0", Fingerprint: h},
 		&Login{Nonce: h, Signature: h},
-		&Bubbles{List: []Bubble{{Name: "epi", Title: "Epidemiology", Colour: 0x00aa88, State: Refuses, Until: 1, Countries: []string{"FR"}, Refusal: &r}}, Grant: Grant{Statement: h, LifeMS: 1, Nonce: h}},
+		&Bubbles{List: []Bubble{{Name: "epi", Title: "Epidemiology", Colour: 0x00aa88, State: Refuses, Until: 1, Countries: []string{"FR"}, Refusal: &r}}, Grant: Grant{Statement: h, LifeMS: 1, Nonce: h, Epoch: 1}},
 		&Attach{Session: id, Bubble: "epi", Stream: 3, Width: 1912, Height: 1036, Layout: "fr"},
 		&Attached{Bubble: "epi", Stream: 3},
 		&Detach{Session: id, Why: CardOut},
 		&Presence{Session: id, Nonce: h, Signature: h},
-		&Grant{Statement: h, LifeMS: 600_000, Nonce: h},
+		&Grant{Statement: h, LifeMS: 600_000, Nonce: h, Epoch: 2},
 		&Event{Session: id, Refusal: r},
-		&Notice{Text: "The centre closes at 20:00.", At: 1},
+		&Notice{Text: "The centre closes at 20:00.", At: 1, Refusal: &r},
+		&Resume{Session: id, Epoch: 2, Transcript: h, Certificate: h, Nonce: h, Presence: h},
+		&EndDesktop{Session: id, Bubble: "epi"},
 	}
 }
 
