@@ -33,7 +33,7 @@ type eyes struct {
 	clock   *screenClock
 }
 
-// openEyes waits until the box has a screen and looks at it.
+// openEyes waits until the box has a screen and looks at it. A file that is there but not yet written is no error.
 func openEyes(ctx context.Context, box *house.Box) (*eyes, error) {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -46,12 +46,9 @@ func openEyes(ctx context.Context, box *house.Box) (*eyes, error) {
 			}
 			return &eyes{box: box, watcher: watcher, clock: clock}, nil
 		}
-		if !errors.Is(err, os.ErrNotExist) {
-			return nil, err
-		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("screen of %s: %w", box.Serial, ctx.Err())
+			return nil, fmt.Errorf("screen of %s: %w", box.Serial, errors.Join(err, ctx.Err()))
 		case <-tick.C:
 		}
 	}
@@ -146,7 +143,8 @@ func grey(img *screen.Image) []byte {
 	return out
 }
 
-// holds says whether a text has all the words, comparing letters and digits only, and those that look alike as one.
+// holds says whether a text has all the words, comparing letters and digits only, those that look alike as one, and a zero that
+// was read twice as one zero.
 func holds(text string, words []string) bool {
 	plain := onlyLetters(text)
 	for _, w := range words {
@@ -158,20 +156,30 @@ func holds(text string, words []string) bool {
 }
 
 func onlyLetters(s string) string {
+	var last rune
 	return strings.Map(func(r rune) rune {
-		r = unicode.ToLower(r)
-		switch {
-		case r == 'o':
-			return '0'
-		case r == 'l' || r == 'i' || r == '|':
-			return '1'
-		case r == 's':
-			return '5'
-		case unicode.IsLetter(r) || unicode.IsDigit(r):
-			return r
+		before := last
+		last = lookalike(unicode.ToLower(r))
+		if last == '0' && before == '0' {
+			return -1
 		}
-		return -1
+		return last
 	}, s)
+}
+
+// lookalike maps letters that are mistaken for one another to one of them, and what is no letter or digit to -1.
+func lookalike(r rune) rune {
+	switch {
+	case r == 'o':
+		return '0'
+	case r == 'l' || r == 'i' || r == '|':
+		return '1'
+	case r == 's':
+		return '5'
+	case unicode.IsLetter(r) || unicode.IsDigit(r):
+		return r
+	}
+	return -1
 }
 
 // part copies a rectangle of a picture, enlarged so that small letters are read well.
