@@ -33,6 +33,11 @@ func (l lab) open(ctx context.Context, out io.Writer) (*house.Site, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("the lab makes namespaces and network links: run it as root, or with sudo")
 	}
+	for _, address := range []string{l.Page, l.Operators} {
+		if err := checkLoopback(address); err != nil {
+			return nil, err
+		}
+	}
 	if err := os.MkdirAll(l.Out, 0o755); err != nil {
 		return nil, err
 	}
@@ -86,12 +91,16 @@ func (l lab) openPages(ctx context.Context, site *house.Site) (*pages, error) {
 	return p, nil
 }
 
-// listen takes loopback addresses only: the pages ask nobody who she is.
-func listen(address string) (net.Listener, error) {
+// checkLoopback wants an address no other machine reaches: the pages ask nobody who she is.
+func checkLoopback(address string) error {
 	to, err := netip.ParseAddrPort(address)
 	if err != nil || !to.Addr().IsLoopback() {
-		return nil, fmt.Errorf("serve page at %q: want a loopback address and a port, such as 127.0.0.1:8080", address)
+		return fmt.Errorf("serve page at %q: want a loopback address and a port, such as 127.0.0.1:8080", address)
 	}
+	return nil
+}
+
+func listen(address string) (net.Listener, error) {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("serve page: %w; --page and --operators choose other addresses", err)

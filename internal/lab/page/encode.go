@@ -6,12 +6,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"image"
 	"image/png"
 	"io"
-	"os"
 	"time"
 
 	"sdbox/agent/screen"
@@ -68,14 +66,14 @@ func streamScreen(ctx context.Context, path string, w io.Writer, flush func() er
 	}
 }
 
-// awaitScreen maps the screen file once the agent has made it.
+// awaitScreen maps the screen file once the agent has made it, whole.
 func awaitScreen(ctx context.Context, path string) (*house.Watcher, error) {
 	tick := time.NewTicker(retryPeriod)
 	defer tick.Stop()
 	for {
 		watcher, err := house.Watch(path, framePeriod)
-		if err == nil || !errors.Is(err, os.ErrNotExist) {
-			return watcher, err
+		if err == nil {
+			return watcher, nil
 		}
 		select {
 		case <-ctx.Done():
