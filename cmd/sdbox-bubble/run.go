@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"sdbox/internal/bubble"
+	"sdbox/internal/notify"
 )
 
 type commands struct {
@@ -60,6 +61,9 @@ func (r runCommand) Run(ctx context.Context, o output) error {
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", c.Listen)
 	if err != nil {
 		return &useError{fmt.Errorf("listen for gateways, key \"listen\": %w", err), "is another sdbox-bubble running, and is the address one of this machine?"}
+	}
+	if err := notify.Ready(); err != nil {
+		return errors.Join(err, l.Close())
 	}
 	log.Info("ready", "listen", l.Addr().String(), "accounts", len(c.Accounts))
 	return server.Serve(ctx, l)

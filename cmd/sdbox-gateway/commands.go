@@ -14,12 +14,16 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
+	"sdbox/firmware/reference"
 	"sdbox/gateway"
 	"sdbox/internal/ident"
 	"sdbox/internal/merkle"
+	"sdbox/internal/notify"
 	"sdbox/internal/tunnel"
 )
 
@@ -62,9 +66,25 @@ func (c *runCmd) Run(ctx context.Context) error {
 	}
 	g, err := gateway.New(ctx, conf, slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: utc})))
 	if err != nil {
-		return err
+		return portHint(err)
+	}
+	if err := notify.Ready(); err != nil { // the ports listen
+		return errors.Join(err, g.Close())
 	}
 	return g.Run(ctx)
+}
+
+// portHint says what to do about an address that cannot be listened at.
+func portHint(err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return &useError{err, "another program has this port, perhaps another sdbox-gateway: ss -lntup names it; stop it, or change listen"}
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return &useError{err, "this machine does not have this address: ip address lists those it has"}
+	case errors.Is(err, syscall.EACCES):
+		return &useError{err, "ports below 1024 want CAP_NET_BIND_SERVICE, and state its owner: the unit sdbox-gateway.service gives both"}
+	}
+	return err
 }
 
 // utc writes a record's time in UTC.
@@ -109,10 +129,13 @@ func (c *checkCmd) Run(out io.Writer) error {
 }
 
 type initCmd struct {
-	Dir    string `arg:"" help:"Folder to make: gateway.toml and state/ with the keys that stay here." type:"path"`
-	Domain string `help:"Trust domain, as given to sdbox-pki init." required:""`
-	Name   string `help:"Short name of this gateway." default:"gw1"`
-	At     string `help:"Address of this gateway as boxes reach it: ADDRESS:PORT, UDP." required:""`
+	Dir     string   `arg:"" help:"Folder for gateway.toml; made if it is not there." type:"path"`
+	Domain  string   `help:"Trust domain, as given to sdbox-pki init." required:""`
+	Name    string   `help:"Short name of this gateway." default:"gw1"`
+	At      string   `help:"Address of this gateway as boxes reach it: ADDRESS:PORT, UDP." required:""`
+	State   string   `help:"Folder for the database and the keys that stay here. Default: DIR/state." type:"path"`
+	Release []string `help:"File of a public release key: who says what an intact box measures." type:"existingfile"`
+	Support string   `help:"Whom a person calls; shown on every amber and red screen."`
 }
 
 // Run makes the folder. It never writes over a file that is there.
@@ -121,11 +144,18 @@ func (c *initCmd) Run(out io.Writer) error {
 	if err != nil {
 		return &useError{err, "give the domain that sdbox-pki init was given"}
 	}
-	state := filepath.Join(c.Dir, "state")
 	if _, err := netip.ParseAddrPort(c.At); err != nil {
 		return &useError{fmt.Errorf("--at %s: %w", c.At, err), "for example 192.0.2.1:443 or [2001:db8::1]:443"}
 	}
-	if err := os.MkdirAll(state, 0o700); err != nil {
+	state, written := filepath.Join(c.Dir, "state"), "state" // relative, so that the folder can be moved
+	if c.State != "" {
+		state, written = c.State, c.State
+	}
+	references, err := releaseKeys(c.Release)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(os.MkdirAll(c.Dir, 0o755), os.MkdirAll(state, 0o700)); err != nil {
 		return err
 	}
 	private, err := tunnel.NewKey()
@@ -136,7 +166,8 @@ func (c *initCmd) Run(out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	conf := strings.NewReplacer("@DOMAIN@", string(domain), "@NAME@", c.Name, "@AT@", c.At).Replace(template)
+	conf := strings.NewReplacer("@DOMAIN@", string(domain), "@NAME@", c.Name, "@AT@", c.At, "@STATE@", written, "@REFERENCES@", references,
+		"@SUPPORT@", strconv.Quote(c.Support)).Replace(template)
 	for _, f := range []struct {
 		path, text string
 		mode       fs.FileMode
@@ -154,11 +185,28 @@ func (c *initCmd) Run(out io.Writer) error {
 Next:
   1. sdbox-pki issue gateway %s --out %s
   2. sdbox-pki lend devices --out %s
-  3. write the release keys and the support contact into gateway.toml
+  3. fill in what is still empty in gateway.toml
   4. sdbox-gateway config check %s
 Keep %s somewhere else too: with it anyone can check the audit log.
 `, c.Dir, c.Name, filepath.Join(state, "tls"), filepath.Join(state, "devices"), filepath.Join(c.Dir, "gateway.toml"), filepath.Join(state, "audit.pub"))
 	return err
+}
+
+// releaseKeys are the public keys of these files as a TOML array.
+func releaseKeys(files []string) (string, error) {
+	keys := make([]string, len(files))
+	for i, name := range files {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return "", fmt.Errorf("release key: %w", err)
+		}
+		key := strings.TrimSpace(string(text))
+		if _, err := reference.NewTrust(1, key); err != nil {
+			return "", &useError{fmt.Errorf("release key %s: %w", name, err), "name the file release.pub that sdbox-pki reference key made"}
+		}
+		keys[i] = strconv.Quote(key)
+	}
+	return "[" + strings.Join(keys, ", ") + "]", nil
 }
 
 func writeNew(path, text string, mode fs.FileMode) error {
@@ -178,17 +226,17 @@ const template = `# sdbox-gateway. Relative paths count from this file; a key th
 
 domain = "@DOMAIN@"     # trust domain; everything the house signs is valid in it only
 name = "@NAME@"         # this gateway is @NAME@.@DOMAIN@
-state = "state"         # database and sealed audit log
+state = "@STATE@"         # database and sealed audit log
 language = "fr"         # of a box's screen before a card is in: fr or en
-support = ""            # whom a person calls; shown on every amber and red screen
+support = @SUPPORT@            # whom a person calls; shown on every amber and red screen
 
-tls = "state/tls"       # cert.pem, key.pem, ca.pem: sdbox-pki issue gateway @NAME@
-# database = "sqlite:state/gateway.db"
+tls = "@STATE@/tls"       # cert.pem, key.pem, ca.pem: sdbox-pki issue gateway @NAME@
+# database = "sqlite:@STATE@/gateway.db"
 # policies = "policies" # folder of Cedar policies; without it the ones built in are used
 # ek_roots = "tpm-manufacturers.pem"
 
 # Who may say what an intact box measures: public release keys, and how many of them must have signed.
-references = []
+references = @REFERENCES@
 threshold = 1
 
 [front_door]
@@ -198,11 +246,11 @@ max_waiting = 256       # connections at once
 
 [tunnel]
 listen = ":443"         # UDP
-key = "state/tunnel.key"
+key = "@STATE@/tunnel.key"
 lease = "15m"           # a box proves its state again after two thirds of it; at most 15m
 
 [devices]               # issues device certificates at enrolment: sdbox-pki lend devices
-dir = "state/devices"
+dir = "@STATE@/devices"
 
 [console]
 listen = ":8443"        # operators' pages and API; operator certificates only
@@ -211,5 +259,5 @@ listen = ":8443"        # operators' pages and API; operator certificates only
 listen = "127.0.0.1:9090"
 
 [audit]
-key = "state/audit.key" # signs the checkpoints of the audit log
+key = "@STATE@/audit.key" # signs the checkpoints of the audit log
 `
