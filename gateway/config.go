@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"time"
 
+	"sdbox/gateway/store"
 	"sdbox/internal/ident"
 	"sdbox/internal/refusal"
 )
@@ -80,6 +81,11 @@ func (c Config) Check() error {
 	}
 	if len(c.Support) > 200 {
 		bad("support: at most 200 bytes")
+	}
+	if c.Database != "" {
+		if err := store.Check(c.Database); err != nil {
+			bad("database: %w", err)
+		}
 	}
 	c.checkAddresses(bad)
 	if c.Tunnel.Lease < MinLease || c.Tunnel.Lease > MaxLease {

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -17,17 +18,46 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"sdbox/gateway/store"
+	"sdbox/gateway/store/storetest"
 	"sdbox/internal/ident"
 )
 
 const olga = "operator:olga"
 
+// serverEnv names the folder of a PostgreSQL server; without it the tests run on SQLite.
+const serverEnv = "SDBOX_REGISTRY_SERVER"
+
 func open(t *testing.T) (*Registry, *store.Store) {
 	t.Helper()
-	s, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "house.db"))
+	dsn := filepath.Join(t.TempDir(), "house.db")
+	if server := os.Getenv(serverEnv); server != "" {
+		var err error
+		dsn, err = storetest.Schema(t.Context(), server, "s"+strings.ToLower(ident.NewID().String()))
+		require.NoError(t, err)
+	}
+	s, err := store.Open(t.Context(), dsn)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
 	return New(s), s
+}
+
+// Every query of this package is one text for both engines.
+func TestRegistryIsTheSameOnPostgreSQL(t *testing.T) {
+	server, err := storetest.Start()
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, server.Stop()) })
+	t.Setenv(serverEnv, server.Dir())
+	for name, test := range map[string]func(*testing.T){
+		"WhatIsAddedIsFoundAndAudited":    TestWhatIsAddedIsFoundAndAudited,
+		"InnerAddressIsNeverGivenTwice":   TestInnerAddressIsNeverGivenTwice,
+		"BoxKeepsItsAttestationKey":       TestBoxKeepsItsAttestationKey,
+		"RevokedCardStaysRevoked":         TestRevokedCardStaysRevoked,
+		"LockIsInForceUntilLiftedOrEnded": TestLockIsInForceUntilLiftedOrEnded,
+		"MembershipIsExtendedAndRemoved":  TestMembershipIsExtendedAndRemoved,
+		"RowsThatDoNotReadWellAreRefused": TestRowsThatDoNotReadWellAreRefused,
+	} {
+		t.Run(name, test)
+	}
 }
 
 // last reads the newest audit row and the event that came with it.

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -15,30 +16,43 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"sdbox/gateway/store/storetest"
 	"sdbox/internal/ident"
 )
 
-// engine is a database the conformance suite runs on. open opens the same database each time it is called.
+// engine is a database the conformance suite runs on. dsn names a new, empty one.
 type engine struct {
 	name string
-	new  func(t *testing.T) (open func() *Store)
+	dsn  func(t *testing.T) string
 }
 
 func engines() []engine {
-	return []engine{{"sqlite", func(t *testing.T) func() *Store {
-		dsn := "sqlite:" + filepath.Join(t.TempDir(), "house.db")
-		return func() *Store {
-			s, err := Open(t.Context(), dsn)
-			require.NoError(t, err)
-			t.Cleanup(func() { require.NoError(t, s.Close()) })
-			return s
-		}
-	}}}
+	return []engine{
+		{"sqlite", func(t *testing.T) string { return "sqlite:" + filepath.Join(t.TempDir(), "house.db") }},
+		{"postgresql", postgres},
+	}
 }
 
+// postgres makes an empty schema in the server that TestMain started.
+func postgres(t *testing.T) (dsn string) {
+	t.Helper()
+	dsn, err := storetest.Schema(t.Context(), os.Getenv(serverEnv), "s"+strings.ToLower(ident.NewID().String()))
+	require.NoError(t, err)
+	return dsn
+}
+
+// each runs a test on every engine. open opens the same database each time it is called.
 func each(t *testing.T, test func(t *testing.T, open func() *Store)) {
 	for _, e := range engines() {
-		t.Run(e.name, func(t *testing.T) { test(t, e.new(t)) })
+		t.Run(e.name, func(t *testing.T) {
+			dsn := e.dsn(t)
+			test(t, func() *Store {
+				s, err := Open(t.Context(), dsn)
+				require.NoError(t, err)
+				t.Cleanup(func() { require.NoError(t, s.Close()) })
+				return s
+			})
+		})
 	}
 }
 

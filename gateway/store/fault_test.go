@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,15 +16,20 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/pressly/goose/v3"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"sdbox/gateway/store/storetest"
 	"sdbox/internal/ident"
 )
 
 // The tests of this file run the test binary again as a child, which dies or runs out of disk, and read what it left.
 
 const childEnv = "SDBOX_STORE_CHILD"
+
+// serverEnv names the folder of the PostgreSQL server that this run of the tests shares.
+const serverEnv = "SDBOX_STORE_SERVER"
 
 func TestMain(m *testing.M) {
 	if role := os.Getenv(childEnv); role != "" {
@@ -33,7 +39,20 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	server, err := storetest.Start()
+	if err == nil {
+		err = os.Setenv(serverEnv, server.Dir())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	if err := server.Stop(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
 }
 
 func runChild(t *testing.T, role, dir string, attr *syscall.SysProcAttr) *exec.Cmd {
@@ -193,27 +212,50 @@ func TestFullDiskLosesNothing(t *testing.T) {
 }
 
 func TestDatabaseOfANewerProgramIsRefused(t *testing.T) {
-	dir := t.TempDir()
-	s := reopen(t, dir)
-	_, err := s.write.ExecContext(t.Context(), `INSERT INTO goose_db_version (version_id, is_applied) VALUES (9999, 1)`)
-	require.NoError(t, err)
-	_, err = Open(t.Context(), filepath.Join(dir, "house.db"))
-	require.ErrorIs(t, err, ErrNewer)
+	for _, e := range engines() {
+		dsn := e.dsn(t)
+		s, err := Open(t.Context(), dsn)
+		require.NoError(t, err)
+		_, err = s.write.ExecContext(t.Context(), `INSERT INTO goose_db_version (version_id, is_applied) VALUES (9999, true)`)
+		require.NoError(t, err)
+		require.NoError(t, s.Close())
+		_, err = Open(t.Context(), dsn)
+		require.ErrorIs(t, err, ErrNewer, e.name)
+	}
 }
 
 func TestMigrationsGoDownAndUpAgain(t *testing.T) {
-	s := reopen(t, t.TempDir())
-	p, err := provider(s.write)
+	each(t, func(t *testing.T, open func() *Store) {
+		s := open()
+		p, err := s.provider()
+		require.NoError(t, err)
+		_, err = p.DownTo(t.Context(), 0)
+		require.NoError(t, err)
+		tables := `SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'goose%' AND name NOT LIKE 'sqlite%'`
+		if s.dialect.goose == goose.DialectPostgres {
+			tables = `SELECT count(*) FROM information_schema.tables WHERE table_schema = current_schema() AND table_name NOT LIKE 'goose%'`
+		}
+		var left int
+		require.NoError(t, s.write.QueryRowContext(t.Context(), tables).Scan(&left))
+		require.Zero(t, left)
+		_, err = p.Up(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, s.Change(t.Context(), entry("person:x"), addPerson(ident.NewID())))
+		whole(t, s)
+	})
+}
+
+func TestTheTwoSchemasAreOneText(t *testing.T) {
+	names, err := fs.Glob(migrations, "migrations/sqlite/*.sql")
 	require.NoError(t, err)
-	_, err = p.DownTo(t.Context(), 0)
-	require.NoError(t, err)
-	var left int
-	require.NoError(t, s.write.QueryRowContext(t.Context(), `SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'goose%' AND name NOT LIKE 'sqlite%'`).Scan(&left))
-	require.Zero(t, left)
-	_, err = p.Up(t.Context())
-	require.NoError(t, err)
-	require.NoError(t, s.Change(t.Context(), entry("person:x"), addPerson(ident.NewID())))
-	whole(t, s)
+	require.NotEmpty(t, names)
+	for _, name := range names {
+		one, err := fs.ReadFile(migrations, name)
+		require.NoError(t, err)
+		other, err := fs.ReadFile(migrations, strings.Replace(name, "sqlite", "postgres", 1))
+		require.NoError(t, err)
+		require.Equal(t, strings.ReplaceAll(string(one), " BLOB", " BYTEA"), string(other), name)
+	}
 }
 
 func TestOnlyTheOwnerReadsTheFile(t *testing.T) {
@@ -227,8 +269,10 @@ func TestOnlyTheOwnerReadsTheFile(t *testing.T) {
 		require.NoError(t, err)
 		require.Zero(t, info.Mode().Perm()&0o077, f)
 	}
-	for _, bad := range []string{"", "sqlite:", ":memory:", "postgres://x/y", dir + "/a?mode=memory", dir, filepath.Join(dir, "none", "house.db")} {
+	for _, bad := range []string{"", "sqlite:", ":memory:", "postgres:", "postgres:host=" + dir, "postgres://u:secret@[x/y", "postgres:password=secret port=no",
+		dir + "/a?mode=memory", dir, filepath.Join(dir, "none", "house.db")} {
 		_, err := Open(t.Context(), bad)
 		require.Error(t, err, bad)
+		require.NotContains(t, err.Error(), "secret")
 	}
 }

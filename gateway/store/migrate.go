@@ -4,7 +4,6 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"embed"
 	"fmt"
 	"io/fs"
@@ -12,19 +11,21 @@ import (
 	"github.com/pressly/goose/v3"
 )
 
-//go:embed migrations/*.sql
+// One text for each engine; they differ in the type of bytes and in nothing else.
+//
+//go:embed migrations/*/*.sql
 var migrations embed.FS
 
-func provider(db *sql.DB) (*goose.Provider, error) {
-	files, err := fs.Sub(migrations, "migrations")
+func (s *Store) provider() (*goose.Provider, error) {
+	files, err := fs.Sub(migrations, s.dialect.folder)
 	if err != nil {
 		return nil, err
 	}
-	return goose.NewProvider(goose.DialectSQLite3, db, files, goose.WithDisableGlobalRegistry(true))
+	return goose.NewProvider(s.dialect.goose, s.write, files, goose.WithDisableGlobalRegistry(true))
 }
 
-func migrate(ctx context.Context, db *sql.DB) error {
-	p, err := provider(db)
+func (s *Store) migrate(ctx context.Context) error {
+	p, err := s.provider()
 	if err != nil {
 		return err
 	}

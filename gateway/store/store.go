@@ -10,11 +10,10 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"os"
-	"path/filepath"
-	"strings"
 	"sync"
 	"time"
+
+	"github.com/pressly/goose/v3"
 )
 
 // What a caller branches on. Every error of this package that has one of these causes wraps it.
@@ -27,63 +26,67 @@ var (
 	ErrConflict = errors.New("conflicts with what is stored")
 	// ErrFull says that the disk has no room. Nothing of the transaction was kept and everything before it was.
 	ErrFull = errors.New("no room on the disk")
+	// ErrUnknown says that the connection to the server broke during the commit and that the server could not be asked since: the
+	// change was made whole, or not at all.
+	ErrUnknown = errors.New("the database did not say whether it was done")
 	// ErrNewer says that a newer program wrote this database.
 	ErrNewer = errors.New("the database was written by a newer version")
 )
 
 // Store is one open database. All methods may be called from any goroutine.
 type Store struct {
-	write *sql.DB // one connection: SQLite has one writer
-	read  *sql.DB // query_only connections on the same file
+	write   *sql.DB
+	read    *sql.DB // cannot write
+	dialect dialect
+	stop    context.CancelFunc // ends what listens for other gateways
+	heard   sync.WaitGroup     // and this waits for it
 
 	mu      sync.Mutex
 	changed chan struct{} // guarded by mu: closed and replaced after each commit
 }
 
+// dialect is where the two engines differ. The texts of the queries do not.
+type dialect struct {
+	goose  goose.Dialect
+	folder string        // of the migrations
+	turn   string        // with which a write transaction takes its turn among the writers; empty where the engine has one writer
+	notify string        // tells other gateways at once of an urgent event, by its number; empty where there is no other
+	view   sql.TxOptions // of a read transaction: one moment of the database
+	doubt  bool          // a commit whose answer was lost may have been made
+}
+
 // Open opens or makes the database and brings its schema to this program's version. The data source name is
-// "sqlite:PATH" or a plain path; the file is made with mode 0600. A commit is on the disk when Change returns.
+// "sqlite:PATH" or a plain path, made with mode 0600; or "postgres:KEY=VALUE ..." or "postgres://..." (libpq's parameters;
+// several hosts and target_session_attrs=read-write for a fail-over). A commit is on the disk when Change returns.
 func Open(ctx context.Context, dsn string) (*Store, error) {
-	path := strings.TrimPrefix(dsn, "sqlite:")
-	if path == "" || strings.ContainsAny(path, "?#%") || strings.HasPrefix(path, "postgres:") || strings.HasPrefix(path, ":") {
-		return nil, fmt.Errorf("store %.80q: want sqlite:PATH", dsn)
+	if err := Check(dsn); err != nil {
+		return nil, err
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("store: %w", err)
+	s := &Store{changed: make(chan struct{}), stop: func() {}}
+	open := s.openSQLite
+	if isPostgres(dsn) {
+		open = s.openPostgres
 	}
-	if err := f.Close(); err != nil {
-		return nil, fmt.Errorf("store: %w", err)
-	}
-	path, err = filepath.Abs(path)
-	if err != nil {
-		return nil, fmt.Errorf("store: %w", err)
-	}
-	s := &Store{changed: make(chan struct{})}
-	if err := s.open(ctx, path); err != nil {
+	if err := open(ctx, dsn); err != nil {
 		return nil, errors.Join(fmt.Errorf("store: %w", err), s.Close())
 	}
 	return s, nil
 }
 
-func (s *Store) open(ctx context.Context, path string) error {
-	const common = "?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=busy_timeout(5000)&_pragma=foreign_keys(1)"
-	var err error
-	if s.write, err = sql.Open("sqlite", "file:"+path+common+"&_txlock=immediate"); err != nil {
+// Check says what is wrong with a data source name, without opening anything. It repeats no word of one that may hold a password.
+func Check(dsn string) error {
+	if isPostgres(dsn) {
+		_, err := parsePostgres(dsn)
 		return err
 	}
-	s.write.SetMaxOpenConns(1)
-	if err := migrate(ctx, s.write); err != nil {
-		return fmt.Errorf("bring the schema up to date: %w", named(err))
-	}
-	if s.read, err = sql.Open("sqlite", "file:"+path+common+"&_pragma=query_only(1)"); err != nil {
-		return err
-	}
-	s.read.SetMaxOpenConns(8)
-	return nil
+	_, err := parseSQLite(dsn)
+	return err
 }
 
 // Close waits for the transactions in progress and closes the database.
 func (s *Store) Close() error {
+	s.stop()
+	s.heard.Wait()
 	var errs []error
 	for _, db := range []*sql.DB{s.read, s.write} {
 		if db != nil {
@@ -94,38 +97,67 @@ func (s *Store) Close() error {
 }
 
 // Change runs fn in the one write transaction and adds the audit row and the outbox event of e to it. When it returns nil
-// all three are on the disk; when it returns an error none of them is. fn may add to the audit row by tx.Note and
-// tx.Touch. It must not keep tx, nor call Change.
+// all three are on the disk; when it returns an error none of them is, but for ErrUnknown. fn may add to the audit row by tx.Note
+// and tx.Touch. It must not keep tx, nor call Change.
 func (s *Store) Change(ctx context.Context, e Entry, fn func(tx *Tx) error) error {
 	if err := s.change(ctx, e, fn); err != nil {
 		return fmt.Errorf("%s: %w", e.Action, named(err))
 	}
-	s.mu.Lock()
-	close(s.changed)
-	s.changed = make(chan struct{})
-	s.mu.Unlock()
+	s.wake()
 	return nil
 }
 
+// wake makes watchers look for new events.
+func (s *Store) wake() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
 func (s *Store) change(ctx context.Context, e Entry, fn func(tx *Tx) error) error {
-	raw, err := s.write.BeginTx(ctx, nil)
+	// Whoever calls off a change stops its statements, and never a commit in its middle.
+	whole, cancel := context.WithTimeout(context.WithoutCancel(ctx), changeTime)
+	defer cancel()
+	conn, err := s.write.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close() // hands it back
+	raw, err := conn.BeginTx(whole, nil)
 	if err != nil {
 		return err
 	}
 	defer raw.Rollback() // does nothing after a commit
-	tx := &Tx{ctx: ctx, tx: raw, entry: e.clone()}
+	tx := &Tx{ctx: ctx, tx: raw, entry: e.clone(), notify: s.dialect.notify}
+	if s.dialect.turn != "" {
+		if _, err := tx.Exec(s.dialect.turn); err != nil {
+			return fmt.Errorf("wait for the other writers: %w", err)
+		}
+	}
 	if err := fn(tx); err != nil {
 		return err
 	}
-	if err := tx.seal(time.Now()); err != nil {
+	row, err := tx.seal(time.Now())
+	if err != nil {
 		return err
 	}
-	return raw.Commit()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	err = raw.Commit()
+	if err != nil && s.dialect.doubt {
+		return s.settle(whole, row, err)
+	}
+	return err
 }
+
+// changeTime is the longest a write transaction may take, all waiting included.
+const changeTime = 60 * time.Second
 
 // View runs fn in a read transaction: it sees one moment of the database. A write in it fails.
 func (s *Store) View(ctx context.Context, fn func(tx *Tx) error) error {
-	raw, err := s.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	raw, err := s.read.BeginTx(ctx, &s.dialect.view)
 	if err != nil {
 		return fmt.Errorf("read the store: %w", named(err))
 	}
@@ -138,7 +170,7 @@ func (s *Store) View(ctx context.Context, fn func(tx *Tx) error) error {
 
 // Watch yields the event of every committed change after seq, in commit order and without a gap, those already there
 // first, and then waits for the next. It ends when ctx does, or after yielding an error. Events of this process come at once,
-// those of another process on the same file within a second.
+// those of another process within a second, and what takes rights away at once on PostgreSQL.
 func (s *Store) Watch(ctx context.Context, after int64) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		poll := time.NewTicker(time.Second)

@@ -10,11 +10,9 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
-
-	sqlite "modernc.org/sqlite"
-	lib "modernc.org/sqlite/lib"
 )
 
 // Tx is one transaction. The queries over it live beside the owner of their tables. Parameters are written $1, $2, ...,
@@ -23,6 +21,8 @@ type Tx struct {
 	ctx   context.Context
 	tx    *sql.Tx
 	entry Entry // what Change writes at the end; unused in View
+
+	notify string // the dialect's
 }
 
 // Exec runs a statement that returns no rows and says how many rows it changed.
@@ -88,23 +88,28 @@ func (t *Tx) Touch(names ...string) { t.entry.Touches = append(t.entry.Touches, 
 
 // seal writes the audit row and the outbox event under the next sequence number. The number is taken last: on every
 // engine the counter's row stays locked until the commit, so order of numbers is order of commits.
-func (t *Tx) seal(now time.Time) error {
+func (t *Tx) seal(now time.Time) (AuditRow, error) {
 	if err := t.entry.check(); err != nil {
-		return err
+		return AuditRow{}, err
 	}
 	var seq int64
 	if err := t.QueryRow(`UPDATE seqno SET n = n + 1 RETURNING n`).Scan(&seq); err != nil {
-		return fmt.Errorf("take a sequence number: %w", err)
+		return AuditRow{}, fmt.Errorf("take a sequence number: %w", err)
 	}
 	row, err := t.entry.row(seq, now)
 	if err != nil {
-		return err
+		return AuditRow{}, err
 	}
 	if _, err := t.Exec(`INSERT INTO audit (seq, at, actor, action, object, session, code, leaf, personal, salt)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`, seq, now.UnixMilli(), t.entry.Actor, t.entry.Action, t.entry.Object,
 		t.entry.sessionText(), t.entry.Code, string(row.Leaf), row.personalText(), row.Salt); err != nil {
-		return fmt.Errorf("write the audit row: %w", err)
+		return AuditRow{}, fmt.Errorf("write the audit row: %w", err)
 	}
+	return row, t.publish(seq, now)
+}
+
+// publish writes the outbox event.
+func (t *Tx) publish(seq int64, now time.Time) error {
 	touches := append([]string{t.entry.Object}, t.entry.Touches...)
 	slices.Sort(touches)
 	text, err := json.Marshal(slices.Compact(touches))
@@ -115,7 +120,24 @@ func (t *Tx) seal(now time.Time) error {
 		seq, now.UnixMilli(), t.entry.Action, string(text)); err != nil {
 		return fmt.Errorf("write the outbox event: %w", err)
 	}
+	if t.notify == "" || !urgent(t.entry.Action) {
+		return nil
+	}
+	if _, err := t.Exec(t.notify, strconv.FormatInt(seq, 10)); err != nil {
+		return fmt.Errorf("tell the other gateways: %w", err)
+	}
 	return nil
+}
+
+// urgent says whether a kind of event may take a right away: other gateways hear of it at once, not within a second. A
+// notification makes commits wait for one another, so that the others do without.
+func urgent(kind string) bool {
+	noun, _, _ := strings.Cut(kind, ".")
+	switch noun {
+	case "lock", "card", "membership", "reference":
+		return true
+	}
+	return kind == "box.retire" || kind == "session.take"
 }
 
 // Event is what a watcher reads of one change.
@@ -153,22 +175,13 @@ func named(err error) error {
 	if errors.Is(err, sql.ErrNoRows) {
 		return ErrNotFound
 	}
-	var e *sqlite.Error
-	if !errors.As(err, &e) {
-		return err
-	}
-	for _, known := range []error{ErrExists, ErrConflict, ErrFull} {
+	for _, known := range []error{ErrExists, ErrConflict, ErrFull, ErrUnknown} {
 		if errors.Is(err, known) {
 			return err
 		}
 	}
-	switch {
-	case e.Code() == lib.SQLITE_CONSTRAINT_UNIQUE || e.Code() == lib.SQLITE_CONSTRAINT_PRIMARYKEY:
-		return fmt.Errorf("%w (%w)", ErrExists, err)
-	case e.Code()&0xff == lib.SQLITE_CONSTRAINT:
-		return fmt.Errorf("%w (%w)", ErrConflict, err)
-	case e.Code()&0xff == lib.SQLITE_FULL || strings.Contains(err.Error(), "no space left"):
-		return fmt.Errorf("%w (%w)", ErrFull, err)
+	if cause := errors.Join(causeSQLite(err), causePostgres(err)); cause != nil {
+		return fmt.Errorf("%w (%w)", cause, err)
 	}
 	return err
 }
