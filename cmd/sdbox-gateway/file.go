@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"sdbox/gateway"
@@ -109,11 +110,19 @@ func (f file) config(dir string) (gateway.Config, error) {
 	state := at(f.State, "")
 	return gateway.Config{
 		Domain: ident.Domain(f.Domain), Name: f.Name, State: state, Language: refusal.Lang(f.Language), Support: f.Support,
-		References: f.References, Policies: at(f.Policies, ""), Database: f.Database, Console: f.Console.Listen, Health: f.Health.Listen,
+		References: f.References, Policies: at(f.Policies, ""), Database: database(f.Database, at), Console: f.Console.Listen, Health: f.Health.Listen,
 		TLS: at(f.TLS, filepath.Join(state, "tls")), EKRoots: at(f.EKRoots, ""), Threshold: f.Threshold,
 		FrontDoor: gateway.FrontDoorConfig{Listen: f.FrontDoor.Listen, Endpoints: f.FrontDoor.Endpoints, MaxWaiting: f.FrontDoor.MaxWaiting},
 		Tunnel:    gateway.TunnelConfig{Listen: f.Tunnel.Listen, Key: at(f.Tunnel.Key, filepath.Join(state, "tunnel.key")), Lease: lease},
 		Devices:   gateway.AuthorityConfig{Dir: at(f.Devices.Dir, ""), Identity: at(f.Devices.Identity, "")},
 		AuditKey:  at(f.Audit.Key, filepath.Join(state, "audit.key")),
 	}, nil
+}
+
+// database resolves a relative path of SQLite like every other path of the file; what names a server stays as it is.
+func database(dsn string, at func(path, otherwise string) string) string {
+	if dsn == "" || strings.HasPrefix(dsn, "postgres:") || strings.HasPrefix(dsn, "postgresql:") {
+		return dsn
+	}
+	return "sqlite:" + at(strings.TrimPrefix(dsn, "sqlite:"), "")
 }
