@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"sdbox/internal/card"
+	"sdbox/internal/card/cardsim"
 )
 
 // commandsAtMost is more than a hostile card can make the box send for one of its calls.
@@ -62,6 +63,16 @@ func everything(t testing.TB, line card.Transport, limits card.Limits, minutiae 
 	_ = c.VerifyPIN("000000")
 	_ = c.LogOut(card.RefFinger)
 	_, _ = c.Certificate(card.Slot9E)
+	_ = c.Authenticate([]byte(cardsim.FactoryManagementKey))
+	if pub, err := c.Generate(card.Slot82); err == nil {
+		if _, err := pub.Bytes(); err != nil {
+			t.Fatalf("a key that is none: %v", err)
+		}
+	}
+	_ = c.PutObject(0x5FC10D, minutiae)
+	if content, err := c.Object(0x5FC10D); err == nil && len(content) > 1<<14 {
+		t.Fatalf("object of %d bytes", len(content))
+	}
 }
 
 // recorder keeps a card's answers as replay wants them.
@@ -82,6 +93,11 @@ func FuzzAnswers(f *testing.F) {
 	long := append(p.impression(1), bytes.Repeat([]byte{250, 250, 0x40}, card.MaxMinutiae)...)[:3*card.MaxMinutiae]
 	for kind := range byte(4) {
 		r := &recorder{Transport: p}
+		everything(f, r, limitsOf(kind), long)
+		f.Add(r.answers, kind)
+	}
+	for kind := range byte(2) { // a card that can be written to
+		r := &recorder{Transport: newYubiKey(f)}
 		everything(f, r, limitsOf(kind), long)
 		f.Add(r.answers, kind)
 	}

@@ -26,7 +26,8 @@ import (
 // NISTOCC is the profile of a SP 800-73-5 card with on-card comparison of two fingers: T=1, extended length, P-256 keys.
 const NISTOCC = "nist-occ"
 
-// maxObject is the most a data object holds (SP 800-73-5 Part 1, Table 3, asks 1,857 bytes of a 9A certificate at least).
+// maxObject is the most a data object of any profile holds (SP 800-73-5 Part 1, Table 3, asks 1,857 bytes of a 9A certificate
+// at least).
 const maxObject = 4096
 
 // maxName is the length of a name in the printed information (SP 800-73-5 Part 1, Table 13).
@@ -47,17 +48,23 @@ type Sim struct {
 	path    string  // where nvm is kept; empty until Save or Load; guarded by mu
 	ram     ram     // what a reset clears; guarded by mu
 	inserts *insert // the DialVPCD that runs now; guarded by mu
+	power   power   // guarded by mu
+	tears   bool    // PUT DATA is not atomic; guarded by mu
 }
 
 // ram is the card's volatile state.
 type ram struct {
 	selected bool
 	verified map[byte]bool // by reference
+	fresh    bool          // verified since the last use of a key that asks each time
+	witness  []byte        // what the management key has to decrypt
+	managed  bool          // the management key was proved
 	chain    *command      // first parts of a chained command
 	pending  []byte        // response data not fetched yet
 }
 
-// New makes a blank card of a profile for a person: identity objects, a random PIN that nobody knows, no key, no finger.
+// New makes a blank card of a profile for a person: identity objects, no key, no finger. A NISTOCC card has a random PIN that
+// nobody knows; a YubiKey57 has the secrets of the factory.
 func New(profileName string, who Person) (*Sim, error) {
 	p, err := profileNamed(profileName)
 	if err != nil {
@@ -66,15 +73,21 @@ func New(profileName string, who Person) (*Sim, error) {
 	if who.Name == "" || len(who.Name) > maxName || who.GUID == (ident.GUID{}) {
 		return nil, fmt.Errorf("new card: want a GUID and a name of 1 to %d bytes, have %q", maxName, who.Name)
 	}
-	pin := make([]byte, 8)
-	for i := range pin {
-		pin[i] = '0' + byte(rand.Text()[0])%10
-	}
 	s := &Sim{profile: p, nvm: nvm{
 		Version: nvmVersion, Profile: profileName, GUID: who.GUID.String(), Name: who.Name,
-		Objects: map[string][]byte{}, Keys: map[string][]byte{},
-		References: map[string]*reference{refName(card.RefPIN): {Value: pin, Left: p.pinTries, Max: p.pinTries}},
+		Objects: map[string][]byte{}, Keys: map[string]*slotKey{}, References: map[string]*reference{},
 	}}
+	if p.yubico {
+		if err := p.manufacture(&s.nvm); err != nil {
+			return nil, fmt.Errorf("new card: %w", err)
+		}
+	} else {
+		pin := make([]byte, 8)
+		for i := range pin {
+			pin[i] = '0' + byte(rand.Text()[0])%10
+		}
+		s.nvm.References[refName(card.RefPIN)] = &reference{Value: pin, Left: p.pinTries, Max: p.pinTries}
+	}
 	s.nvm.Objects[tagCHUID] = chuid(who.GUID)
 	s.nvm.Objects[tagCapabilities] = capabilities(who.GUID)
 	s.nvm.Objects[tagPrinted] = printedInformation(who.Name)
@@ -105,11 +118,11 @@ func (s *Sim) Generate(slot card.Slot) (*ecdsa.PublicKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("generate key: %w", err)
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
+	stored, err := newKey(key, usualPIN(slot))
 	if err != nil {
 		return nil, fmt.Errorf("generate key: %w", err)
 	}
-	if err := s.change(func(n *nvm) { n.Keys[slotName(slot)] = der }); err != nil {
+	if err := s.change(func(n *nvm) { n.Keys[slotName(slot)] = stored }); err != nil {
 		return nil, fmt.Errorf("generate key: %w", err)
 	}
 	return &key.PublicKey, nil
@@ -124,8 +137,8 @@ func (s *Sim) PutCertificate(slot card.Slot, der []byte) error {
 		return fmt.Errorf("put certificate: %w", err)
 	}
 	object := certificateObject(der)
-	if len(object) > maxObject {
-		return fmt.Errorf("put certificate: %d bytes, the card takes %d", len(object), maxObject)
+	if len(object) > s.profile.maxObject {
+		return fmt.Errorf("put certificate: %d bytes, the card takes %d", len(object), s.profile.maxObject)
 	}
 	if err := s.change(func(n *nvm) { n.Objects[certificateTag(slot)] = object }); err != nil {
 		return fmt.Errorf("put certificate: %w", err)
@@ -138,6 +151,9 @@ func (s *Sim) PutCertificate(slot card.Slot, der []byte) error {
 func (s *Sim) Enrol(ref byte, minutiae []byte) error {
 	if ref != card.RefFinger && ref != card.RefFinger2 {
 		return fmt.Errorf("enrol finger: reference %02X is no finger", ref)
+	}
+	if s.profile.maxMinutiae == 0 {
+		return fmt.Errorf("enrol finger: a %s compares none", s.nvm.Profile)
 	}
 	if !s.profile.takes(minutiae) {
 		return fmt.Errorf("enrol finger: %d bytes: want %d to %d minutiae of 3 bytes", len(minutiae), s.profile.minMinutiae, s.profile.maxMinutiae)
@@ -152,12 +168,12 @@ func (s *Sim) Enrol(ref byte, minutiae []byte) error {
 
 // SetPIN replaces the PIN: 6 to 8 digits. Without it nobody knows the card's PIN, and only a finger opens key 9A.
 func (s *Sim) SetPIN(pin string) error {
-	value, ok := pinBlock([]byte(pin))
+	value, ok := s.profile.pinBlock([]byte(pin))
 	if !ok {
 		return errors.New("set PIN: want 6 to 8 digits")
 	}
-	tries := s.profile.pinTries
 	err := s.change(func(n *nvm) {
+		tries := n.References[refName(card.RefPIN)].Max
 		n.References[refName(card.RefPIN)] = &reference{Value: value, Left: tries, Max: tries}
 	})
 	if err != nil {
@@ -180,7 +196,7 @@ func (s *Sim) Tries(ref byte) int {
 func (s *Sim) Reset() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ram = ram{}
+	s.resetLocked()
 }
 
 // change makes one change of the NVM whole: if it cannot be kept, it was not made.
@@ -191,6 +207,9 @@ func (s *Sim) change(f func(*nvm)) error {
 }
 
 func (s *Sim) changeLocked(f func(*nvm)) error {
+	if s.power.dying {
+		return errNoPower
+	}
 	next := s.nvm
 	next.Objects = maps.Clone(s.nvm.Objects)
 	next.Keys = maps.Clone(s.nvm.Keys)
@@ -206,5 +225,6 @@ func (s *Sim) changeLocked(f func(*nvm)) error {
 		}
 	}
 	s.nvm = next
+	s.power.dying = s.power.last
 	return nil
 }

@@ -189,7 +189,7 @@ func TestCardOutlivesItsFile(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, s.Person(), back.Person())
 	require.Equal(t, s.nvm, back.nvm)
-	key, err := back.nvm.key("9E")
+	key, err := back.nvm.Keys["9E"].private()
 	require.NoError(t, err)
 	require.True(t, key.PublicKey.Equal(pub))
 
@@ -198,7 +198,7 @@ func TestCardOutlivesItsFile(t *testing.T) {
 	for name, edit := range map[string][2]string{
 		"cut off":       {string(good[len(good)/2:]), ""},
 		"unknown field": {`"version"`, `"colour": 1, "version"`},
-		"version":       {`"version": 1`, `"version": 2`},
+		"version":       {`"version": 2`, `"version": 1`},
 		"profile":       {NISTOCC, "nist-pin"},
 		"GUID":          {`"guid": "aa`, `"guid": "AA`},
 		"tries":         {`"left": 3`, `"left": 4`},
@@ -367,8 +367,8 @@ func FuzzCommands(f *testing.F) {
 
 // FuzzNVM reads any file as a card.
 func FuzzNVM(f *testing.F) {
-	f.Add([]byte(`{"version":1,"profile":"nist-occ","guid":"aa000000-0000-0000-0000-000000000001","name":"A","objects":{},"keys":{},"references":{"80":{"value":"MTIzNDU2//8=","left":5,"max":5}}}`))
-	f.Add([]byte(`{"version":1}`))
+	f.Add([]byte(`{"version":2,"profile":"nist-occ","guid":"aa000000-0000-0000-0000-000000000001","name":"A","objects":{},"keys":{},"references":{"80":{"value":"MTIzNDU2//8=","left":5,"max":5}}}`))
+	f.Add([]byte(`{"version":2}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, err := parseNVM(b)
 		if err != nil {
@@ -395,7 +395,7 @@ func FuzzMatch(f *testing.F) {
 
 func TestSignatureIsTheKeys(t *testing.T) {
 	s := newSim(t)
-	key, err := s.nvm.key("9A")
+	key, err := s.nvm.Keys["9A"].private()
 	require.NoError(t, err)
 	send(t, s, testSelect)
 	send(t, s, "0020008008313233343536FFFF")

@@ -4,10 +4,6 @@ package cardsim
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/rand"
-	"crypto/subtle"
-	"errors"
 
 	"sdbox/internal/card"
 )
@@ -41,11 +37,15 @@ const maxCommand = maxObject + 64
 // insGetResponse fetches what did not fit into the last answer (ISO/IEC 7816-4, 11.8.1).
 const insGetResponse = 0xC0
 
-// Transmit gives the card one command APDU and returns its response; it implements card.Transport and never fails.
+// Transmit gives the card one command APDU and returns its response; it implements card.Transport. It fails only without
+// power, with card.ErrRemoved: see CutPower.
 func (s *Sim) Transmit(apdu []byte) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	data, sw := s.runLocked(apdu)
+	data, sw, err := s.poweredLocked(apdu)
+	if err != nil {
+		return nil, err
+	}
 	return append(bytes.Clone(data), byte(sw>>8), byte(sw)), nil
 }
 
@@ -90,6 +90,7 @@ func (s *Sim) chainLocked(c *command) status {
 	}
 	if c.cla == 0x10 {
 		s.ram.chain = &command{cla: c.cla, ins: c.ins, p1: c.p1, p2: c.p2, data: bytes.Clone(c.data)}
+		return s.tearLocked(*c)
 	}
 	return swOK
 }
@@ -127,13 +128,26 @@ func (s *Sim) dispatchLocked(c command) ([]byte, status) {
 	switch c.ins {
 	case 0x20:
 		return nil, s.verifyLocked(c)
+	case 0x24:
+		return nil, s.replaceLocked(c, c.p2)
+	case 0x2C:
+		return nil, s.replaceLocked(c, refPUK)
+	case 0x47:
+		return s.generateLocked(c)
+	case 0x87:
+		if c.p2 == slot9B {
+			return s.manageLocked(c)
+		}
+		return s.signLocked(c)
 	case 0xCB:
 		return s.getDataLocked(c)
-	case 0x87:
-		return s.authenticateLocked(c)
-	default:
-		return nil, swUnknownIns
+	case 0xDB:
+		return nil, s.putDataLocked(c)
 	}
+	if s.profile.yubico {
+		return s.yubicoLocked(c)
+	}
+	return nil, swUnknownIns
 }
 
 // selectLocked: SP 800-73-5 Part 2, 3.1.1. Selecting the selected application again, or failing to select another, changes
@@ -151,63 +165,6 @@ func (s *Sim) selectLocked(c command) ([]byte, status) {
 	return applicationTemplate(s.profile.label), swOK
 }
 
-// verifyLocked: SP 800-73-5 Part 2, 3.2.1.
-func (s *Sim) verifyLocked(c command) status {
-	ref := s.nvm.References[refName(c.p2)]
-	switch {
-	case c.p1 != 0x00 && c.p1 != 0xFF:
-		return swBadParameter
-	case ref == nil:
-		return swNoReference
-	case c.p1 == 0xFF && len(c.data) > 0:
-		return swLength
-	case c.p1 == 0xFF: // log out
-		delete(s.ram.verified, c.p2)
-		return swOK
-	case len(c.data) == 0 && s.ram.verified[c.p2]:
-		return swOK
-	case ref.Left == 0:
-		return swBlocked
-	case len(c.data) == 0:
-		return swMismatch | status(ref.Left)
-	}
-	given := c.data
-	if c.p2 == card.RefPIN {
-		block, ok := pinBlock(c.data)
-		if !ok || len(c.data) != 8 {
-			return swBadData
-		}
-		given = block
-	} else if !s.profile.takes(c.data) {
-		return swBadData
-	}
-	return s.compareLocked(c.p2, given)
-}
-
-// compareLocked spends a try before it compares and gives it back after a match, each step kept before the next: a card
-// pulled in between has spent the try.
-func (s *Sim) compareLocked(name byte, given []byte) status {
-	delete(s.ram.verified, name)
-	if s.changeLocked(func(n *nvm) { n.References[refName(name)].Left-- }) != nil {
-		return swMemory
-	}
-	ref := s.nvm.References[refName(name)]
-	var same bool
-	if name == card.RefPIN {
-		same = subtle.ConstantTimeCompare(ref.Value, given) == 1
-	} else {
-		same = match(ref.Value, given) >= threshold
-	}
-	if !same {
-		return swMismatch | status(ref.Left)
-	}
-	if s.changeLocked(func(n *nvm) { n.References[refName(name)].Left = ref.Max }) != nil {
-		return swMemory
-	}
-	s.ram.verified[name] = true
-	return swOK
-}
-
 // getDataLocked: SP 800-73-5 Part 2, 3.1.2. Access rules: Part 1, Table 3.
 func (s *Sim) getDataLocked(c command) ([]byte, status) {
 	if c.p1 != 0x3F || c.p2 != 0xFF {
@@ -221,9 +178,15 @@ func (s *Sim) getDataLocked(c command) ([]byte, status) {
 	case tagDiscovery:
 		return discovery(len(s.fingersLocked()) > 0), swOK
 	case tagBIT:
-		return s.profile.biometricGroup(s.fingersLocked()), swOK
+		if s.profile.maxMinutiae > 0 {
+			return s.profile.biometricGroup(s.fingersLocked()), swOK
+		}
 	case tagPrinted:
 		if !s.openLocked() {
+			return nil, swNotVerified
+		}
+	case tagFingers, tagFace, tagIris: // a finger compared on the card does not open images of the body
+		if !s.ram.verified[card.RefPIN] {
 			return nil, swNotVerified
 		}
 	}
@@ -232,58 +195,4 @@ func (s *Sim) getDataLocked(c command) ([]byte, status) {
 		return nil, swNotFound
 	}
 	return tlv("\x53", content), swOK
-}
-
-// fingersLocked lists the enrolled fingers.
-func (s *Sim) fingersLocked() []byte {
-	var refs []byte
-	for _, ref := range []byte{card.RefFinger, card.RefFinger2} {
-		if s.nvm.References[refName(ref)] != nil {
-			refs = append(refs, ref)
-		}
-	}
-	return refs
-}
-
-// openLocked says whether the rule "PIN or on-card comparison" is met.
-func (s *Sim) openLocked() bool {
-	return s.ram.verified[card.RefPIN] || s.ram.verified[card.RefFinger] || s.ram.verified[card.RefFinger2]
-}
-
-// authenticateLocked signs a SHA-256 digest: GENERAL AUTHENTICATE with 7C{82 empty, 81 digest} (SP 800-73-5 Part 2, 3.2.4).
-func (s *Sim) authenticateLocked(c command) ([]byte, status) {
-	slot := card.Slot(c.p2)
-	key, err := s.nvm.key(slotName(slot))
-	if c.p1 != 0x11 || !s.profile.hasSlot(slot) || err != nil || key == nil {
-		return nil, swBadParameter
-	}
-	if slot == card.Slot9A && !s.openLocked() {
-		return nil, swNotVerified
-	}
-	digest, err := parseChallenge(c.data)
-	if err != nil {
-		return nil, swBadData
-	}
-	signature, err := ecdsa.SignASN1(rand.Reader, key, digest)
-	if err != nil {
-		return nil, swMemory
-	}
-	return tlv("\x7C", tlv("\x82", signature)), swOK
-}
-
-var errChallenge = errors.New("want 7C with an empty 82 and an 81 of 32 bytes")
-
-// parseChallenge returns the digest of a dynamic authentication template; 82 and 81 come in either order.
-func parseChallenge(data []byte) ([]byte, error) {
-	if len(data) != 38 || data[0] != 0x7C || data[1] != 36 {
-		return nil, errChallenge
-	}
-	body := data[2:]
-	if bytes.HasPrefix(body, []byte{0x82, 0, 0x81, 32}) {
-		return body[4:], nil
-	}
-	if bytes.HasPrefix(body, []byte{0x81, 32}) && bytes.Equal(body[34:], []byte{0x82, 0}) {
-		return body[2:34], nil
-	}
-	return nil, errChallenge
 }

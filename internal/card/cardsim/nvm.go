@@ -4,9 +4,6 @@ package cardsim
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,7 +16,7 @@ import (
 )
 
 // nvmVersion is the version of the file format.
-const nvmVersion = 1
+const nvmVersion = 2
 
 // maxNVM bounds the file Load reads.
 const maxNVM = 256 << 10
@@ -31,8 +28,9 @@ type nvm struct {
 	GUID       string                `json:"guid"`
 	Name       string                `json:"name"`
 	Objects    map[string][]byte     `json:"objects"`    // by tag in hexadecimal: contents without the outer 53
-	Keys       map[string][]byte     `json:"keys"`       // by slot in hexadecimal: PKCS #8
+	Keys       map[string]*slotKey   `json:"keys"`       // by slot in hexadecimal
 	References map[string]*reference `json:"references"` // by key reference in hexadecimal
+	Management *management           `json:"management,omitempty"`
 }
 
 // reference is a PIN or a finger with its retry counter.
@@ -122,45 +120,46 @@ func parseNVM(b []byte) (*Sim, error) {
 			return nil, fmt.Errorf("object %.10q of %d bytes", tag, len(content))
 		}
 	}
-	for slot := range n.Keys {
-		if _, err := n.key(slot); err != nil {
-			return nil, err
-		}
+	if err := p.checkKeys(&n); err != nil {
+		return nil, err
 	}
 	for name, r := range n.References {
 		if err := p.checkReference(name, r); err != nil {
 			return nil, err
 		}
 	}
-	if n.Objects == nil || n.Keys == nil || n.References[refName(card.RefPIN)] == nil {
-		return nil, errors.New("objects, keys or the PIN are missing")
+	if n.Objects == nil || n.Keys == nil || n.References[refName(card.RefPIN)] == nil || p.yubico && n.References[refName(refPUK)] == nil {
+		return nil, errors.New("objects, keys, the PIN or the PUK are missing")
 	}
 	return &Sim{profile: p, nvm: n}, nil
 }
 
-// key returns the private key of a slot, or nil where there is none.
-func (n *nvm) key(slot string) (*ecdsa.PrivateKey, error) {
-	der := n.Keys[slot]
-	if der == nil {
-		return nil, nil
+func (p profile) checkKeys(n *nvm) error {
+	if (n.Management != nil) != p.yubico {
+		return errors.New("management key: a card of this profile has none, or must have one")
 	}
-	key, err := x509.ParsePKCS8PrivateKey(der)
-	if err != nil {
-		return nil, fmt.Errorf("key of slot %.10q: %w", slot, err)
+	if n.Management != nil {
+		if _, err := n.Management.cipher(); err != nil {
+			return err
+		}
 	}
-	ec, ok := key.(*ecdsa.PrivateKey)
-	if !ok || ec.Curve != elliptic.P256() {
-		return nil, fmt.Errorf("key of slot %.10q is not on P-256", slot)
+	for slot, key := range n.Keys {
+		if key == nil || key.PIN < pinNever || key.PIN > pinAlways {
+			return fmt.Errorf("key of slot %.10q is malformed", slot)
+		}
+		if _, err := key.private(); err != nil {
+			return fmt.Errorf("key of slot %.10q: %w", slot, err)
+		}
 	}
-	return ec, nil
+	return nil
 }
 
 func (p profile) checkReference(name string, r *reference) error {
-	ok := r != nil && r.Left >= 0 && r.Left <= r.Max && r.Max >= 1 && r.Max <= 10
+	ok := r != nil && r.Left >= 0 && r.Left <= r.Max && r.Max >= 1 && r.Max <= p.maxTries
 	switch {
 	case !ok:
-	case name == refName(card.RefPIN):
-		block, good := pinBlock(r.Value)
+	case name == refName(card.RefPIN), name == refName(refPUK) && p.yubico:
+		block, good := p.pinBlock(r.Value)
 		ok = good && bytes.Equal(block, r.Value)
 	case name == refName(card.RefFinger) || name == refName(card.RefFinger2):
 		ok = p.takes(r.Value)

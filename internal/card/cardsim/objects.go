@@ -16,9 +16,14 @@ import (
 const (
 	tagCardAuth     = "5FC101"
 	tagCHUID        = "5FC102"
+	tagFingers      = "5FC103"
 	tagPIVAuth      = "5FC105"
 	tagCapabilities = "5FC107"
+	tagFace         = "5FC108"
 	tagPrinted      = "5FC109"
+	tagSignature    = "5FC10A"
+	tagManagement   = "5FC10B"
+	tagIris         = "5FC121"
 	tagDiscovery    = "7E"
 	tagBIT          = "7F61"
 )
@@ -54,12 +59,19 @@ func join(parts ...[]byte) []byte {
 	return all
 }
 
-// certificateTag is where a slot's certificate lies.
+// certificateTag is where a slot's certificate lies (SP 800-73-5 Part 1, Table 3).
 func certificateTag(s card.Slot) string {
-	if s == card.Slot9E {
+	switch s {
+	case card.Slot9A:
+		return tagPIVAuth
+	case slot9C:
+		return tagSignature
+	case slot9D:
+		return tagManagement
+	case card.Slot9E:
 		return tagCardAuth
 	}
-	return tagPIVAuth
+	return fmt.Sprintf("%X", 0x5FC10D+int(s-card.Slot82))
 }
 
 func slotName(s card.Slot) string { return fmt.Sprintf("%02X", byte(s)) }
@@ -93,8 +105,11 @@ func printedInformation(name string) []byte {
 
 // applicationTemplate is the answer to SELECT: SP 800-73-5 Part 2, Table 3.
 func applicationTemplate(label string) []byte {
-	return tlv("\x61", join(tlv("\x4F", []byte(applicationID[5:])), tlv("\x79", tlv("\x4F", []byte(applicationID[:5]))),
-		tlv("\x50", []byte(label))))
+	properties := join(tlv("\x4F", []byte(applicationID[5:])), tlv("\x79", tlv("\x4F", []byte(applicationID[:5]))))
+	if label != "" {
+		properties = append(properties, tlv("\x50", []byte(label))...)
+	}
+	return tlv("\x61", properties)
 }
 
 // discovery: SP 800-73-5 Part 1, 3.3.2. PIN usage policy: 40 the PIN is there, 10 a finger is enrolled.
@@ -130,25 +145,4 @@ func parseTag(data []byte) (string, bool) {
 func validTag(s string) bool {
 	raw, err := hex.DecodeString(s)
 	return err == nil && len(raw) >= 1 && len(raw) <= 3
-}
-
-// pinBlock checks a PIN of 6 to 8 digits, padded with FF or not, and pads it (SP 800-73-5 Part 1, 3.1).
-func pinBlock(pin []byte) ([]byte, bool) {
-	digits := 0
-	for digits < len(pin) && pin[digits] >= '0' && pin[digits] <= '9' {
-		digits++
-	}
-	if len(pin) > 8 || digits < 6 {
-		return nil, false
-	}
-	block := append([]byte(nil), pin[:digits]...)
-	for _, c := range pin[digits:] {
-		if c != 0xFF {
-			return nil, false
-		}
-	}
-	for len(block) < 8 {
-		block = append(block, 0xFF)
-	}
-	return block, true
 }

@@ -69,7 +69,8 @@ func (s *Sim) InsertVPCD(ctx context.Context, dial func(context.Context) (net.Co
 		s.mu.Unlock()
 		return fmt.Errorf("insert card: %w", errInserted)
 	}
-	s.inserts, s.ram = in, ram{}
+	s.inserts = in
+	s.resetLocked()
 	s.mu.Unlock()
 
 	unseen := true
@@ -166,7 +167,7 @@ func (s *Sim) answer(message []byte, power *supply) (answer []byte, reply bool, 
 			return nil, true, ErrUnseen
 		}
 		answer, err = s.Transmit(message)
-		return answer, true, err
+		return answer, err == nil, err
 	}
 	switch message[0] {
 	case vpcdOff:
