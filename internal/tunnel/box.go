@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.zx2c4.com/wireguard/device"
@@ -30,6 +31,10 @@ type BoxConfig struct {
 	PSK            [32]byte         // never all zero
 	Endpoints      []netip.AddrPort // outer UDP addresses of the gateway, best first, 1 to MaxEndpoints
 	Log            *slog.Logger     // optional; never gets keys
+
+	// Dial opens the TLS connection that carries the tunnel where UDP does not pass. It is kept open from the start, and
+	// dialled again whenever it ends. Nil: UDP or nothing.
+	Dial func(context.Context) (net.Conn, error)
 }
 
 // MaxEndpoints is how many outer addresses of the gateway a box takes.
@@ -43,6 +48,10 @@ type Box struct {
 	bind      *boxBind
 	dev       *device.Device
 	handshake chan struct{} // capacity 1: held by the one Renew
+	hurry     chan struct{} // capacity 1: TLS is wanted now
+	log       *slog.Logger
+	stop      context.CancelFunc
+	running   sync.WaitGroup // climb, keepStream
 }
 
 // NewBox opens the tunnel and begins the handshake; it does not wait for it. The first DialTCP or Ping does.
@@ -53,7 +62,7 @@ func NewBox(c BoxConfig) (*Box, error) {
 	if !c.GatewayAddress.Is6() || c.GatewayAddress == c.Address {
 		return nil, fmt.Errorf("open tunnel: gateway address %s: want another IPv6 address", c.GatewayAddress)
 	}
-	bind, err := newBoxBind(c.Endpoints)
+	bind, err := newBoxBind(c.Endpoints, c.PSK)
 	if err != nil {
 		return nil, fmt.Errorf("open tunnel: %w", err)
 	}
@@ -62,12 +71,18 @@ func NewBox(c BoxConfig) (*Box, error) {
 		return nil, fmt.Errorf("open tunnel: %w", err)
 	}
 	b := &Box{
-		gateway: c.GatewayAddress, key: c.GatewayKey, net: inner, bind: bind, handshake: make(chan struct{}, 1),
-		dev: device.NewDevice(inner, bind, deviceLogger(orDiscard(c.Log))),
+		gateway: c.GatewayAddress, key: c.GatewayKey, net: inner, bind: bind, handshake: make(chan struct{}, 1), hurry: make(chan struct{}, 1),
+		log: orDiscard(c.Log), dev: device.NewDevice(inner, bind, deviceLogger(orDiscard(c.Log))),
 	}
 	if err := b.open(c); err != nil {
 		b.dev.Close()
 		return nil, fmt.Errorf("open tunnel: %w", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	b.stop = cancel
+	b.running.Go(func() { b.climb(ctx) })
+	if c.Dial != nil {
+		b.running.Go(func() { b.keepStream(ctx, c.Dial) })
 	}
 	return b, nil
 }
@@ -82,6 +97,14 @@ func (b *Box) open(c BoxConfig) error {
 		return err
 	}
 	return b.dev.Up()
+}
+
+// Bearer returns which bearer carries now.
+func (b *Box) Bearer() Bearer {
+	if b.bind.onTLS.Load() {
+		return TLS
+	}
+	return UDP
 }
 
 // DialTCP connects to a port of the gateway's inner address.
@@ -123,6 +146,9 @@ func (b *Box) Renew(ctx context.Context, psk [32]byte) error {
 		defer func() { <-b.handshake }()
 	case <-ctx.Done():
 		return fmt.Errorf("renew tunnel keys: %w", ctx.Err())
+	}
+	if err := b.bind.renew(psk); err != nil {
+		return fmt.Errorf("renew tunnel keys: %w", err)
 	}
 	var s settings
 	if err := s.key("public_key", b.key).set("update_only", "true").key("preshared_key", psk).apply(b.dev); err != nil {
@@ -178,6 +204,8 @@ func (b *Box) lastHandshake() (string, error) {
 
 // Close ends the tunnel and everything in it, and returns when nothing runs any more.
 func (b *Box) Close() error {
+	b.stop()
+	b.running.Wait()
 	b.dev.Close()
 	return nil
 }

@@ -20,6 +20,9 @@ import (
 // maxOuterPrefixes bounds the allow-list of one peer.
 const maxOuterPrefixes = 64
 
+// movesEvery is the least time between two calls of OnPath for one peer.
+const movesEvery = time.Second
+
 // Reason says why a peer is gone.
 type Reason string
 
@@ -51,6 +54,10 @@ type Peer struct {
 	// OnEnd, when set, is called once when the peer is gone and its inner connections are closed, unless AddPeer has
 	// renewed it. It may call AddPeer and RemovePeer, not Close.
 	OnEnd func(Reason)
+
+	// OnPath, when set, is called when the box is first reached, and when its outer address or bearer has changed since,
+	// at most once a second for one peer: the last change counts. It may call AddPeer and RemovePeer, not Close.
+	OnPath func(Path)
 }
 
 // Gateway is the gateway's end of the tunnel. All methods may be called from any goroutine.
@@ -64,7 +71,7 @@ type Gateway struct {
 	inner     *innerConns
 	port      uint16
 	stop      context.CancelFunc
-	running   sync.WaitGroup // deadlines.run
+	running   sync.WaitGroup // deadlines.run, tellMoves
 
 	mu     sync.Mutex
 	closed bool                    // guarded by mu
@@ -105,6 +112,7 @@ func NewGateway(c GatewayConfig) (*Gateway, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	g.stop = cancel
 	g.running.Go(func() { g.deadlines.run(ctx) })
+	g.running.Go(func() { g.tellMoves(ctx) })
 	return g, nil
 }
 
@@ -147,6 +155,10 @@ func (g *Gateway) AddPeer(p Peer) error {
 	if old != nil && old.Address != p.Address {
 		return fmt.Errorf("add tunnel peer: the key has %s and asks for %s", old.Address, p.Address)
 	}
+	probes, err := newProbeKey(p.PSK)
+	if err != nil {
+		return fmt.Errorf("add tunnel peer: %w", err)
+	}
 	var s settings
 	s.key("public_key", p.PublicKey)
 	if old != nil {
@@ -163,7 +175,7 @@ func (g *Gateway) AddPeer(p Peer) error {
 	g.peers[p.PublicKey] = &p
 	g.owners[p.Address] = p.PublicKey
 	g.inner.admit(p.Address)
-	g.guard.admit(p.PublicKey, p.AllowedOuter)
+	g.guard.admit(p.PublicKey, p.Address, p.AllowedOuter, probes)
 	g.deadlines.set(p.PublicKey, p.Expires)
 	return nil
 }
@@ -240,6 +252,47 @@ func (g *Gateway) removeLocked(public [32]byte) {
 	g.deadlines.drop(public)
 	g.guard.dismiss(public)
 	g.dev.RemovePeer(public)
+}
+
+// Carry lets a TLS connection carry a box's packets, for where UDP is blocked, and returns when the connection, the peer or
+// ctx ends; it closes the connection. The caller has made sure whose connection it is. A box has one at a time, the newest.
+// What comes by it is held to the box's allow-list and to the box's own packets; a stream that is no stream of packets ends.
+func (g *Gateway) Carry(ctx context.Context, public [32]byte, c net.Conn) error {
+	from, err := netip.ParseAddrPort(c.RemoteAddr().String())
+	if err != nil {
+		return errors.Join(fmt.Errorf("carry tunnel by TLS: %w", err), c.Close())
+	}
+	if err := g.guard.carry(ctx, public, c, from.Addr().Unmap().WithZone("")); err != nil {
+		return fmt.Errorf("carry tunnel by TLS: %w", err)
+	}
+	return nil
+}
+
+// tellMoves calls OnPath until ctx ends.
+func (g *Gateway) tellMoves(ctx context.Context) {
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	for {
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case <-g.guard.moved:
+		case <-ctx.Done():
+			return
+		}
+		for key, path := range g.guard.takeMoves() {
+			g.mu.Lock()
+			p := g.peers[key]
+			g.mu.Unlock()
+			if p != nil && p.OnPath != nil {
+				p.OnPath(path)
+			}
+		}
+		pause.Reset(movesEvery)
+	}
 }
 
 // Listen accepts inner TCP connections on the gateway's own address. RemoteAddr of a connection is the box's inner

@@ -38,8 +38,12 @@ const (
 // Which peer a packet is of stands in the packet, without any state of the device: an initiation carries the sender's
 // static key sealed to ours (WireGuard paper, 5.4.2), every other kind the receiver index we gave out in our own
 // initiation or response (5.4.3, 5.4.6). So a copied packet from a foreign address never reaches the engine.
+//
+// TLS connections of boxes enter here as well, see carry: their packets pass the same check, and may be of the box only
+// whose connection it is.
 type guard struct {
 	conn.Bind  // the UDP sockets
+	streams    *streams
 	private    *ecdh.PrivateKey
 	prologue   [blake2s.Size]byte // Hash(InitialHash || our public key)
 	mac1Key    [blake2s.Size]byte
@@ -48,17 +52,30 @@ type guard struct {
 	initiation bucket
 
 	mu       sync.RWMutex
-	peers    map[[32]byte]*outer // guarded by mu
-	indexes  map[uint32]*outer   // guarded by mu: our index -> peer
-	prefixes prefixSet           // guarded by mu: every prefix of every peer
+	peers    map[[32]byte]*outer      // guarded by mu
+	indexes  map[uint32]*outer        // guarded by mu: our index -> peer
+	probes   map[[tagSize]byte]*outer // guarded by mu
+	prefixes prefixSet                // guarded by mu: every prefix of every peer
+
+	moved chan struct{}     // capacity 1: see moves
+	moves map[[32]byte]Path // guarded by mu: where peers are that moved since the last look
 }
 
-// outer is what the guard knows of a peer. All fields are guarded by guard.mu; a new allow-list is a new slice.
+// outer is what the guard knows of a peer. Fields are guarded by guard.mu but for key, inner and path; a new allow-list is
+// a new slice.
 type outer struct {
 	key     [32]byte
+	inner   netip.Addr
 	allowed []netip.Prefix
-	indexes []uint32 // oldest first
-	gone    bool     // removed: learns no more indexes
+	indexes []uint32    // oldest first
+	probes  []probeKey  // of this lease and the one before
+	stream  *peerStream // its TLS connection, or nil
+	gone    bool        // removed: learns no more indexes
+	path    atomic.Pointer[Path]
+}
+
+func (p *outer) mayUse(address netip.Addr) bool {
+	return slices.ContainsFunc(p.allowed, func(prefix netip.Prefix) bool { return prefix.Contains(address) })
 }
 
 // peerEndpoint is an outer address with the peer whose packet came from it.
@@ -75,11 +92,12 @@ func newGuard(private [32]byte, local netip.Addr) (*guard, error) {
 	}
 	public := key.PublicKey().Bytes()
 	g := &guard{
-		Bind: conn.NewStdNetBind(), private: key,
+		Bind: conn.NewStdNetBind(), streams: newStreams(), private: key,
 		prologue:   blake2s.Sum256(slices.Concat(device.InitialHash[:], public)),
 		mac1Key:    blake2s.Sum256(slices.Concat([]byte(device.WGLabelMAC1), public)),
 		initiation: bucket{rate: initiationsPerSecond, burst: initiationBurst},
-		peers:      map[[32]byte]*outer{}, indexes: map[uint32]*outer{}, prefixes: prefixSet{},
+		peers:      map[[32]byte]*outer{}, indexes: map[uint32]*outer{}, prefixes: prefixSet{}, probes: map[[tagSize]byte]*outer{},
+		moved: make(chan struct{}, 1), moves: map[[32]byte]Path{},
 	}
 	if local.IsValid() {
 		g.Bind = &udpBind{local: local}
@@ -88,20 +106,35 @@ func newGuard(private [32]byte, local netip.Addr) (*guard, error) {
 }
 
 // admit lets a peer speak from the addresses of allowed, in the place of those it had.
-func (g *guard) admit(key [32]byte, allowed []netip.Prefix) {
+func (g *guard) admit(key [32]byte, inner netip.Addr, allowed []netip.Prefix, probes probeKey) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	p := g.peers[key]
 	if p == nil {
-		p = &outer{key: key}
+		p = &outer{key: key, inner: inner}
 		g.peers[key] = p
 	}
 	g.prefixes.add(allowed, 1)
 	g.prefixes.add(p.allowed, -1)
 	p.allowed = allowed
+	if p.stream != nil && !p.mayUse(p.stream.address) {
+		p.stream.conn.Close()
+	}
+	p.probes = append(p.probes, probes)
+	g.probes[probes.tag] = p
+	for len(p.probes) > 2 { // the box may not have the new one yet
+		g.forgetProbesLocked(p, p.probes[0])
+		p.probes = p.probes[1:]
+	}
 }
 
-// dismiss drops every further packet of a peer.
+func (g *guard) forgetProbesLocked(p *outer, key probeKey) {
+	if g.probes[key.tag] == p {
+		delete(g.probes, key.tag)
+	}
+}
+
+// dismiss drops every further packet of a peer and closes its TLS connection.
 func (g *guard) dismiss(key [32]byte) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -111,9 +144,16 @@ func (g *guard) dismiss(key [32]byte) {
 	}
 	p.gone = true
 	delete(g.peers, key)
+	delete(g.moves, key)
 	g.prefixes.add(p.allowed, -1)
 	for _, index := range p.indexes {
 		delete(g.indexes, index)
+	}
+	for _, probes := range p.probes {
+		g.forgetProbesLocked(p, probes)
+	}
+	if p.stream != nil {
+		p.stream.cancel()
 	}
 }
 
@@ -131,7 +171,15 @@ func (g *guard) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 				if sizes[i] == 0 {
 					continue
 				}
-				peer := g.check(packets[i][:sizes[i]], eps[i])
+				packet, from := packets[i][:sizes[i]], eps[i]
+				if isProbe(packet) {
+					sizes[i] = 0
+					if g.answer(packet, from.DstIP().Unmap(), nil) {
+						_ = g.Bind.Send([][]byte{packet}, from) // an answer that is lost is a probe that is lost
+					}
+					continue
+				}
+				peer := g.check(packet, from.DstIP().Unmap())
 				if peer == nil {
 					g.refused.Add(1)
 					sizes[i] = 0 // wireguard skips it
@@ -142,10 +190,16 @@ func (g *guard) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 			return n, err
 		}
 	}
-	return receive, actual, nil
+	return append(receive, g.streams.open()), actual, nil
 }
 
-// Send notes which indexes we hand to which peer, then sends.
+// Close closes the sockets; the streams live on.
+func (g *guard) Close() error {
+	g.streams.close()
+	return g.Bind.Close()
+}
+
+// Send notes which indexes we hand to which peer, and by which way it is reached, then sends. It never waits for a stream.
 func (g *guard) Send(packets [][]byte, ep conn.Endpoint) error {
 	to, ok := ep.(*peerEndpoint)
 	if !ok {
@@ -155,6 +209,10 @@ func (g *guard) Send(packets [][]byte, ep conn.Endpoint) error {
 		if kind := messageType(packet); kind == device.MessageInitiationType || kind == device.MessageResponseType {
 			g.learn(to.peer, binary.LittleEndian.Uint32(packet[4:]))
 		}
+	}
+	g.notePath(to)
+	if _, byStream := to.Endpoint.(streamEndpoint); byStream {
+		return g.sendStream(packets, to.peer)
 	}
 	return g.Bind.Send(packets, to.Endpoint)
 }
@@ -179,8 +237,7 @@ func (g *guard) learn(p *outer, index uint32) {
 }
 
 // check returns the peer a packet is of, or nil when it may not pass.
-func (g *guard) check(packet []byte, from conn.Endpoint) *outer {
-	address := from.DstIP().Unmap()
+func (g *guard) check(packet []byte, address netip.Addr) *outer {
 	var key [32]byte
 	var index uint32
 	kind := messageType(packet)
@@ -204,7 +261,7 @@ func (g *guard) check(packet []byte, from conn.Endpoint) *outer {
 	if kind == device.MessageInitiationType {
 		peer = g.peers[key]
 	}
-	if peer == nil || !slices.ContainsFunc(peer.allowed, func(p netip.Prefix) bool { return p.Contains(address) }) {
+	if peer == nil || !peer.mayUse(address) {
 		return nil
 	}
 	return peer

@@ -12,7 +12,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/crypto/blake2s"
-	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
 )
 
@@ -32,9 +31,7 @@ func capture(t testing.TB, c BoxConfig) []byte {
 	return packet[:n]
 }
 
-func from(address string) conn.Endpoint {
-	return &conn.StdNetEndpoint{AddrPort: netip.MustParseAddrPort(address)}
-}
+func from(address string) netip.Addr { return netip.MustParseAddrPort(address).Addr() }
 
 func TestGuardNamesThePeerOfAPacket(t *testing.T) {
 	h := newHouse(t)
@@ -128,7 +125,7 @@ func FuzzGuard(f *testing.F) {
 	g, err := newGuard(private, netip.Addr{})
 	require.NoError(f, err)
 	g.initiation = bucket{rate: 1e9, burst: 1e9}
-	g.admit(boxPublic, loopback)
+	g.admit(boxPublic, netip.MustParseAddr("fd00::2"), loopback, probeKey{})
 	peer := g.peers[boxPublic]
 	g.learn(peer, 7)
 	initiation := capture(f, BoxConfig{

@@ -11,8 +11,9 @@
 // RemovePeer takes it away, and its inner connections with it. Inside the tunnel an IPv6 address is a box: WireGuard
 // drops every packet whose source is not the peer's own address (allowed IPs).
 //
-// UDP is the one bearer today. A second one (framed TLS) enters below wireguard as another kind of outer endpoint: at
-// the gateway the guard gives it one peerEndpoint per connection, at the box boxBind chooses which bearer carries.
+// Two bearers carry the packets: UDP, and a TLS connection that each box keeps open for where UDP is blocked (Gateway.Carry,
+// BoxConfig.Dial). Both enter below wireguard, so that a change of bearer is no new session: at the gateway the guard gives
+// each box's connection a peerEndpoint, at the box boxBind chooses who carries, told by the ladder and its probes.
 package tunnel
 
 import (
