@@ -46,7 +46,7 @@ func (l *boxLine) cardIn(ctx context.Context, m *wire.CardIn) error {
 	if !ok {
 		return fmt.Errorf("card in: the attestation result of %s has ended", l.serial)
 	}
-	h, err := l.identify(ctx, m, box)
+	h, err := l.identify(ctx, m, nil, box)
 	var d *denial
 	if errors.As(err, &d) {
 		return l.refuse(ctx, m, "", d.why, d.cause)
@@ -58,8 +58,9 @@ func (l *boxLine) cardIn(ctx context.Context, m *wire.CardIn) error {
 }
 
 // identify finds the holder of a card, in the order in which a person should read what is wrong with it: is the card of this
-// house, is it known, is it the card itself that answers, may it be used, may this person use this box.
-func (l *boxLine) identify(ctx context.Context, m *wire.CardIn, box Box) (holder, error) {
+// house, is it known, is it the card itself that answers, may it be used, may this person use this box. session is what the card
+// signed that it is here for: empty for a new one.
+func (l *boxLine) identify(ctx context.Context, m *wire.CardIn, session []byte, box Box) (holder, error) {
 	now := time.Now()
 	if err := l.cardOf.take(m.Nonce, now); err != nil {
 		return holder{}, deny(refusal.OurFault, err.Error())
@@ -78,7 +79,7 @@ func (l *boxLine) identify(ctx context.Context, m *wire.CardIn, box Box) (holder
 	if err != nil {
 		return holder{}, err
 	}
-	if err := checkPresence(h.card.Presence, m.Presence, wire.PresenceStatement{Context: wire.PresenceContext, Nonce: m.Nonce, TunnelKey: box.TunnelKey}); err != nil {
+	if err := checkPresence(h.card.Presence, m.Presence, wire.PresenceStatement{Context: wire.PresenceContext, Nonce: m.Nonce, Session: session, TunnelKey: box.TunnelKey}); err != nil {
 		return holder{}, deny(refusal.CardForeign, err.Error())
 	}
 	if h.card.Certificate != h.hash {
@@ -117,10 +118,15 @@ func checkPresence(spki, signature []byte, statement wire.PresenceStatement) err
 	return nil
 }
 
+func newSession(id ident.ID, h holder, state State, epoch int64, since time.Time) *session {
+	return &session{id: id, state: state, epoch: epoch, holder: h, since: since, flow: newFlow(),
+		desks: map[string]*desk{}, warm: map[string]Bubble{}, up: map[string]bool{}}
+}
+
 // begin makes the session, tells the box whose card it is, and looks where the person's desktops run while she lifts her finger.
 func (l *boxLine) begin(ctx context.Context, h holder) error {
 	now := time.Now()
-	s := &session{id: ident.NewID(), state: Requested, epoch: 1, holder: h, since: now, flow: newFlow(), desks: map[string]*desk{}, warm: map[string]Bubble{}, up: map[string]bool{}}
+	s := newSession(ident.NewID(), h, Requested, 1, now)
 	row := store.Session{ID: s.id, Person: h.person.ID, Card: h.card.GUID, Box: l.serial, Gateway: l.srv.conf.Name, Deadline: life(Requested, now, now).UnixMilli()}
 	if err := l.srv.conf.Store.CreateSession(ctx, l.actor(), row); err != nil {
 		return err
@@ -128,7 +134,7 @@ func (l *boxLine) begin(ctx context.Context, h holder) error {
 	l.s, l.strays = s, 0
 	l.cardOf.clear()
 	l.arm()
-	l.srv.publish(l.live(), l, store.SessionChange{ID: s.id, Epoch: s.epoch})
+	l.srv.publish(l.live(), l, store.SessionChange{ID: s.id, Epoch: s.epoch}, time.Time{})
 	nonce := s.logins.draw(now)
 	l.refresh.Reset(nonceRefresh)
 	if err := l.line.Write(&wire.Person{Session: s.id, Name: h.person.Name, Language: refusal.Lang(h.person.Language), Nonce: nonce}); err != nil {

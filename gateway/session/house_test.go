@@ -51,6 +51,8 @@ type house struct {
 	store    *store.Store
 	cards    *ca.Authority
 	address  string
+	dsn      string
+	stop     func() error // ends Serve; nil when it has
 	person   registry.Person
 	card     *card
 
@@ -114,7 +116,8 @@ func build(t testing.TB, mux *stream.Mux) *house {
 	require.NoError(t, err)
 	signer, err := seal.NewSigner(key, "gw1.lab")
 	require.NoError(t, err)
-	h.store, err = store.Open(ctx, filepath.Join(dir, "gateway.db"))
+	h.dsn = filepath.Join(dir, "gateway.db")
+	h.store, err = store.Open(ctx, h.dsn)
 	require.NoError(t, err)
 	h.registry = registry.New(h.store)
 	policies, err := admission.Shipped()
@@ -175,12 +178,31 @@ func (h *house) serve() {
 	h.address = "127.0.0.1:" + port
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- h.server.Serve(ctx, ln) }()
+	server := h.server
+	go func() { done <- server.Serve(ctx, ln) }()
+	h.stop = func() error { cancel(); return <-done }
 	h.t.Cleanup(func() {
-		cancel()
-		require.NoError(h.t, <-done)
-		require.NoError(h.t, h.store.Close())
+		if h.stop != nil {
+			require.NoError(h.t, h.stop())
+			h.stop = nil
+			require.NoError(h.t, h.store.Close())
+		}
 	})
+}
+
+// kill ends the gateway as kill -9 does: nothing of what it would still write reaches the store. Then another run of it serves.
+func (h *house) kill() {
+	require.NoError(h.t, h.store.Close())
+	_ = h.stop() // it has lost its store, and says so
+	h.stop = nil
+	var err error
+	h.store, err = store.Open(h.t.Context(), h.dsn)
+	require.NoError(h.t, err)
+	h.registry = registry.New(h.store)
+	h.conf.Store, h.conf.Registry, h.conf.Mux = h.store, h.registry, newMux(h.t)
+	h.server, err = New(h.conf)
+	require.NoError(h.t, err)
+	h.serve()
 }
 
 func (h *house) box(addr netip.Addr) (Box, bool) {
@@ -351,6 +373,17 @@ func (b *testBox) transcript(c *card) wire.Transcript {
 	person := sha256.Sum256(c.certificate)
 	return wire.Transcript{Context: wire.LoginContext, Nonce: b.nonce, GatewayCertificate: own[:], GatewayTunnelKey: wire.Key{9}, GatewayStream: b.centre,
 		Result: box.Result[:], DeviceCertificate: box.Certificate[:], BoxTunnelKey: box.TunnelKey, BoxStream: b.own[:], PersonCertificate: person[:]}
+}
+
+// again is a box that comes back with the card still in: what it presents for the session it had.
+func (b *testBox) again(old *testBox, c *card) *wire.Resume {
+	b.send(&wire.NonceRequest{})
+	n := expect[*wire.Nonce](b)
+	x, err := wire.Digest(old.transcript(c))
+	require.NoError(b.house.t, err)
+	b.person = old.person
+	return &wire.Resume{Session: old.person.Session, Epoch: old.grant.Epoch, Transcript: x[:], Certificate: c.certificate, Nonce: n.Nonce,
+		Presence: b.presence(c, n.Nonce, old.person.Session[:])}
 }
 
 // finger is card-in, media and login: to the list.

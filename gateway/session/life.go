@@ -19,6 +19,9 @@ import (
 // line, which is slower.
 const mediaGrace = time.Second
 
+// deadLine is how long a line in a session says nothing when it is dead: its box beats every half second then.
+const deadLine = 2 * time.Second
+
 // session is one login of a person with a card on this box. It belongs to the loop of its line.
 type session struct {
 	holder
@@ -118,11 +121,15 @@ func (l *boxLine) happen(ctx context.Context, on Happening, c change) error {
 	if to == Suspended || to == Ended {
 		live := l.live()
 		l.release()
-		l.srv.publish(live, nil, row)
+		var back time.Time
+		if on == LineLost {
+			back = time.Now().Add(comeBack)
+		}
+		l.srv.publish(live, nil, row, back)
 		return nil
 	}
 	l.arm()
-	l.srv.publish(l.live(), l, row)
+	l.srv.publish(l.live(), l, row, time.Time{})
 	return nil
 }
 
@@ -149,6 +156,8 @@ func (l *boxLine) late(ctx context.Context) error {
 	}
 	now := time.Now()
 	switch {
+	case s.mediaLost && time.Since(l.line.Heard()) > deadLine:
+		return errors.New("neither the media connection nor the line brings anything") // the session may come back
 	case s.mediaLost:
 		return l.stopped(ctx, stop{id: s.id, by: l.srv.actor(), why: refusal.New(refusal.OurFault), reason: "the media connection broke"})
 	case s.state == Requested:

@@ -114,7 +114,7 @@ func (l *boxLine) run(ctx context.Context) error {
 		live.State = Suspended
 		row := store.SessionChange{ID: l.s.id, Epoch: l.s.epoch}
 		l.release()
-		l.srv.publish(live, nil, row)
+		l.srv.publish(live, nil, row, time.Time{})
 	}
 	cancel()
 	l.conn.Close()
@@ -221,7 +221,8 @@ func rules() map[wire.Type]rule {
 	return map[wire.Type]rule{
 		wire.TypeOf(&wire.NonceRequest{}): on((*boxLine).nonceRequest, Absent),
 		wire.TypeOf(&wire.CardIn{}):       on((*boxLine).cardIn, Absent),
-		wire.TypeOf(&wire.Offer{}):        on((*boxLine).offer, Requested),
+		wire.TypeOf(&wire.Resume{}):       on((*boxLine).resume, Absent),
+		wire.TypeOf(&wire.Offer{}):        on((*boxLine).offer, Requested, Authorised),
 		wire.TypeOf(&wire.Login{}):        on((*boxLine).login, Requested),
 		wire.TypeOf(&wire.Attach{}):       on((*boxLine).attach, Authorised, Starting, Active),
 		wire.TypeOf(&wire.Presence{}):     on((*boxLine).presence, Authorised, Starting, Active),

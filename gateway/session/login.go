@@ -166,7 +166,7 @@ func (l *boxLine) grant(now time.Time) (wire.Grant, error) {
 		return wire.Grant{}, err
 	}
 	s.presences.clear()
-	return wire.Grant{Statement: statement, LifeMS: left.Milliseconds(), Nonce: s.presences.drawFor(now, grantLife)}, nil
+	return wire.Grant{Statement: statement, LifeMS: left.Milliseconds(), Nonce: s.presences.drawFor(now, grantLife), Epoch: uint64(s.epoch)}, nil
 }
 
 // presence renews the grant: the card is still in this box, and every right is decided anew.

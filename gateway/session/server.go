@@ -47,6 +47,7 @@ type entry struct {
 	live Live
 	line *boxLine
 	row  store.SessionChange // the store's row as last written, for whoever ends it
+	back time.Time           // until when it may come back without a finger; zero = not at all
 }
 
 // stop asks a line's loop to end its session.
@@ -187,13 +188,13 @@ func (s *Server) forget(l *boxLine) {
 }
 
 // publish shows what a session is now; a session that has ended is taken away.
-func (s *Server) publish(live Live, line *boxLine, row store.SessionChange) {
+func (s *Server) publish(live Live, line *boxLine, row store.SessionChange, back time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if live.State == Ended {
 		delete(s.entries, live.ID)
 	} else {
-		s.entries[live.ID] = &entry{live: live, line: line, row: row}
+		s.entries[live.ID] = &entry{live: live, line: line, row: row, back: back}
 	}
 	close(s.changed)
 	s.changed = make(chan struct{})
@@ -276,7 +277,10 @@ func (s *Server) end(ctx context.Context, st stop) error {
 			return fmt.Errorf("session %s: %w", st.id, ErrGone)
 		}
 		if e.line == nil {
-			return s.endSuspended(ctx, e, st)
+			if err := s.endSuspended(ctx, e, st); !errors.Is(err, ErrGone) || !s.moved(e) {
+				return err
+			}
+			continue // it came back to its box meanwhile
 		}
 		select {
 		case e.line.stops <- st:
@@ -313,7 +317,7 @@ func (s *Server) endSuspended(ctx context.Context, e *entry, st stop) error {
 	}
 	live := e.live
 	live.State = Ended
-	s.publish(live, nil, row)
+	s.publish(live, nil, row, time.Time{})
 	return nil
 }
 
@@ -339,52 +343,36 @@ func (s *Server) elsewhere(person, but ident.ID) []Live {
 // another must not wait for one another. The desktop itself is safe before that: its bubble refuses the older epoch.
 func (s *Server) takeOver(ctx context.Context, other Live, why refusal.Refusal, by string) error {
 	st := stop{id: other.ID, by: by, why: why}
-	s.mu.Lock()
-	e := s.entries[other.ID]
-	s.mu.Unlock()
-	if e == nil {
-		return nil
-	}
-	if e.line == nil {
-		if err := s.endSuspended(ctx, e, st); err != nil && !errors.Is(err, ErrGone) {
-			return err
+	for {
+		s.mu.Lock()
+		e := s.entries[other.ID]
+		s.mu.Unlock()
+		switch {
+		case e == nil:
+			return nil
+		case e.line == nil:
+			if err := s.endSuspended(ctx, e, st); !errors.Is(err, ErrGone) {
+				return err
+			}
+			if !s.moved(e) {
+				return nil
+			}
+		default:
+			select {
+			case e.line.stops <- st:
+			default: // as many stops as it can hold are on their way already
+			}
+			return nil
 		}
-		return nil
 	}
-	select {
-	case e.line.stops <- st:
-	default: // as many stops as it can hold are on their way already
-	}
-	return nil
 }
 
-// adopt takes over the sessions that an earlier run of this gateway left: no box holds them any more, the desktops went on.
-func (s *Server) adopt(ctx context.Context) error {
-	rows, err := s.conf.Store.Sessions(ctx, store.SessionFilter{Gateway: s.conf.Name})
-	if err != nil {
-		return err
-	}
-	for _, ses := range rows {
-		c := store.SessionChange{ID: ses.ID, Epoch: ses.Epoch, State: Suspended, Deadline: time.Now().Add(suspendedLife).UnixMilli(), Reason: "gateway restarted"}
-		if ses.State == Requested || ses.State == Ending {
-			c.State, c.Deadline = Ended, 0
-		}
-		if ses.State == Suspended {
-			c.Deadline = ses.Deadline
-		}
-		if err := s.conf.Store.ChangeSession(ctx, s.actor(), c); err != nil {
-			return err
-		}
-		if c.State == Ended {
-			continue
-		}
-		person, err := s.conf.Registry.Person(ctx, ses.Person)
-		if err != nil {
-			return err
-		}
-		s.publish(Live{ID: ses.ID, Person: person.Name, PersonID: person.ID, Box: ses.Box, State: Suspended, Since: time.UnixMilli(ses.Started)}, nil, c)
-	}
-	return nil
+// moved says whether a session that has just been found in other hands is in them: its entry is not the one looked at.
+func (s *Server) moved(e *entry) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.entries[e.live.ID]
+	return now != nil && now != e
 }
 
 func (s *Server) actor() string { return "gateway:" + s.conf.Name }
@@ -416,7 +404,7 @@ func (s *Server) sweepAt(ctx context.Context, now time.Time) {
 		if e != nil {
 			live := e.live
 			live.State = Ended
-			s.publish(live, nil, e.row)
+			s.publish(live, nil, e.row, time.Time{})
 		}
 	}
 }

@@ -38,6 +38,7 @@ const (
 	BackToList  Happening = "menu"
 	Renewed     Happening = "grant renewed"
 	CardLeft    Happening = "card out"
+	CameBack    Happening = "came back"
 	LineLost    Happening = "line lost"
 	Stopped     Happening = "stopped"  // an operator's cut, a lock, a takeover, a deadline that its line's loop keeps
 	TimedOut    Happening = "deadline" // found by the sweep: no loop keeps it
@@ -89,6 +90,7 @@ func Steps() []Step {
 		{Active, CardLeft, Suspended},
 		{Active, LineLost, Suspended},
 		{Active, Stopped, Ending},
+		{Suspended, CameBack, Authorised},
 		{Suspended, Stopped, Ended},
 		{Suspended, TimedOut, Ended},
 		{Ending, Closed, Ended},

@@ -3,7 +3,8 @@
 // Package line carries wire messages over one connection between a box and a gateway: framing, beats and deadlines.
 //
 // A frame is a 4-byte big-endian length and that many bytes of one message. The length is checked before anything is
-// allocated. Both ends send a Beat every 5 s; an end that hears nothing for its silence limit gives the line up.
+// allocated. Both ends send a Beat every 5 s, a box in a session every half second; an end that hears nothing for its silence limit
+// gives the line up.
 package line
 
 import (
@@ -45,6 +46,7 @@ type Conn struct {
 	seq  atomic.Uint64
 	sent atomic.Int64 // monotonic time of the last Beat sent, as a duration since start
 	rtt  atomic.Int64
+	last atomic.Int64 // when anything was read last, as a duration since zero
 	zero time.Time
 }
 
@@ -120,6 +122,7 @@ func (c *Conn) readFrame() (wire.Message, error) {
 	if err != nil {
 		return nil, fmt.Errorf("line: %w", err)
 	}
+	c.last.Store(int64(time.Since(c.zero)))
 	return m, nil
 }
 
@@ -149,8 +152,7 @@ func (c *Conn) Beats(ctx context.Context) error {
 	tick := time.NewTicker(BeatInterval)
 	defer tick.Stop()
 	for {
-		c.sent.Store(int64(time.Since(c.zero)))
-		if err := c.Write(&wire.Beat{Seq: c.seq.Add(1)}); err != nil {
+		if err := c.Beat(); err != nil {
 			return err
 		}
 		select {
@@ -160,6 +162,15 @@ func (c *Conn) Beats(ctx context.Context) error {
 		}
 	}
 }
+
+// Beat sends one Beat, for whoever keeps the pace himself. It is answered at once by an end that lives.
+func (c *Conn) Beat() error {
+	c.sent.Store(int64(time.Since(c.zero)))
+	return c.Write(&wire.Beat{Seq: c.seq.Add(1)})
+}
+
+// Heard is when the other end was last heard, whatever it said; when the line was made, before it said anything.
+func (c *Conn) Heard() time.Time { return c.zero.Add(time.Duration(c.last.Load())) }
 
 // Delay is the round trip of the last answered Beat, 0 before the first.
 func (c *Conn) Delay() time.Duration { return time.Duration(c.rtt.Load()) }
