@@ -97,6 +97,9 @@ func (s *Sim) chainLocked(c *command) status {
 
 // answerLocked gives as much as the reader takes and holds the rest for GET RESPONSE.
 func (s *Sim) answerLocked(data []byte, takes int) ([]byte, status) {
+	if takes == 0 && s.profile.yubico {
+		takes = 256 // a YubiKey answers a command without Le as if it had Le = 00, and Yubico's programs count on it
+	}
 	if len(data) <= takes {
 		return data, swOK
 	}

@@ -89,6 +89,10 @@ func (c *Conn) Transmit(apdu []byte) ([]byte, error) {
 	if err != nil {
 		return nil, explain(err)
 	}
+	if len(answer) < 2 {
+		// No card sends less than its status: it left in the middle of the command, and the daemon has not noticed yet.
+		return nil, fmt.Errorf("response of %d bytes: %w", len(answer), card.ErrRemoved)
+	}
 	return answer, nil
 }
 

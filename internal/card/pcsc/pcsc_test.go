@@ -13,7 +13,6 @@ import (
 	"log/slog"
 	"math/big"
 	mathrand "math/rand/v2"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -33,16 +32,22 @@ func certify(t *testing.T, sim *cardsim.Sim, slot card.Slot, name string) []byte
 	t.Helper()
 	pub, err := sim.Generate(slot)
 	require.NoError(t, err)
+	der := certifyKey(t, pub, name, int64(slot))
+	require.NoError(t, sim.PutCertificate(slot, der))
+	return der
+}
+
+func certifyKey(t *testing.T, pub crypto.PublicKey, name string, serial int64) []byte {
+	t.Helper()
 	authority, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(int64(slot)), Subject: pkix.Name{CommonName: name},
+		SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: name},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageDigitalSignature,
 	}
 	issuer := &x509.Certificate{Subject: pkix.Name{CommonName: "test authority"}}
 	der, err := x509.CreateCertificate(rand.Reader, template, issuer, pub, authority)
 	require.NoError(t, err)
-	require.NoError(t, sim.PutCertificate(slot, der))
 	return der
 }
 
@@ -113,40 +118,6 @@ type counter struct {
 func (c *counter) Transmit(apdu []byte) ([]byte, error) {
 	c.n++
 	return c.Transport.Transmit(apdu)
-}
-
-func TestForeignProgramsUseCard(t *testing.T) {
-	if !inPlace(t) {
-		return
-	}
-	startDaemon(t)
-	w := watch(t)
-	p := newPersonal(t, "Ada Martin", 1)
-	insert(t, p.Sim, slot0)
-	require.True(t, next(t, w).Present)
-	dir := t.TempDir()
-
-	require.Contains(t, run(t, "piv-tool", "--name"), "Personal Identity Verification Card")
-	require.Contains(t, run(t, "piv-tool", "--send-apdu", "00:A4:04:00:05:A0:00:00:03:08:00"), "SW1=0x90, SW2=0x00")
-	listed := run(t, "pkcs11-tool", "--list-objects")
-	require.Contains(t, listed, "Ada Martin")
-
-	der := filepath.Join(dir, "cert.der")
-	run(t, "pkcs11-tool", "--read-object", "--type", "cert", "--id", "01", "--output-file", der)
-	got, err := os.ReadFile(der)
-	require.NoError(t, err)
-	require.Equal(t, p.der, got)
-
-	digest := sha256.Sum256([]byte("signed by a foreign program"))
-	in, out := filepath.Join(dir, "digest"), filepath.Join(dir, "signature")
-	require.NoError(t, os.WriteFile(in, digest[:], 0o600))
-	run(t, "pkcs11-tool", "--login", "--pin", "246810", "--sign", "--mechanism", "ECDSA", "--signature-format", "openssl",
-		"--id", "01", "--input-file", in, "--output-file", out)
-	signature, err := os.ReadFile(out)
-	require.NoError(t, err)
-	cert, err := x509.ParseCertificate(got)
-	require.NoError(t, err)
-	require.True(t, ecdsa.VerifyASN1(cert.PublicKey.(*ecdsa.PublicKey), digest[:], signature))
 }
 
 func TestWatcherOutlivesDaemon(t *testing.T) {
@@ -233,8 +204,11 @@ func cardOther(t *testing.T) []byte {
 	return fingersim.NewFinger(99).Impression(mathrand.New(mathrand.NewPCG(9, 9))).Encode()
 }
 
+// connectFunc is Watcher.Connect.
+type connectFunc func(reader string) (*pcsc.Conn, error)
+
 // tryFinger connects, places one finger and lets go.
-func tryFinger(t *testing.T, connect func(string) (*pcsc.Conn, error), reader string, minutiae []byte, want error) {
+func tryFinger(t *testing.T, connect connectFunc, reader string, minutiae []byte, want error) {
 	t.Helper()
 	conn, err := connect(reader)
 	require.NoError(t, err)
@@ -249,4 +223,31 @@ func tryFinger(t *testing.T, connect func(string) (*pcsc.Conn, error), reader st
 	var pin *card.PINError
 	require.ErrorAs(t, err, &pin)
 	require.Equal(t, want, pin)
+}
+
+// TestCardPulledInTheMiddleOfVerify: the box hears that the card is gone, the try is spent, and the next insertion counts on.
+func TestCardPulledInTheMiddleOfVerify(t *testing.T) {
+	if !inPlace(t) {
+		return
+	}
+	startDaemon(t)
+	w := watch(t)
+	p := newPersonal(t, "Ada Martin", 1)
+	right := p.finger.Impression(mathrand.New(mathrand.NewPCG(1, 1))).Encode()
+	for i, moment := range []cardsim.Moment{cardsim.BeforeCommand, cardsim.InsideCommand, cardsim.BeforeAnswer} {
+		insert(t, p.Sim, slot0)
+		came := next(t, w)
+		require.True(t, came.Present)
+		conn, err := w.Connect(came.Reader)
+		require.NoError(t, err)
+		c, err := card.Select(conn, conn.Limits())
+		require.NoError(t, err)
+		p.CutPower(1, moment)
+		require.ErrorIs(t, c.VerifyFinger(card.RefFinger, right), card.ErrRemoved, moment)
+		require.Equal(t, []int{3, 2, 3}[i], p.Tries(card.RefFinger), moment)
+		require.False(t, next(t, w).Present, moment)
+		require.NoError(t, conn.Close(), moment)
+	}
+	insert(t, p.Sim, slot0)
+	tryFinger(t, w.Connect, next(t, w).Reader, cardOther(t), &card.PINError{Left: 2})
 }

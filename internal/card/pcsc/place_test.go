@@ -45,7 +45,7 @@ func inPlace(t *testing.T) bool {
 		return true
 	}
 	require.Zero(t, os.Geteuid(), "this test needs root: it starts pcscd in namespaces of its own")
-	for _, program := range []string{"pcscd", "piv-tool", "pkcs11-tool", "ip"} {
+	for _, program := range []string{"pcscd", "piv-tool", "pkcs11-tool", "yubico-piv-tool", "ip"} {
 		_, err := exec.LookPath(program)
 		require.NoError(t, err, "install the packages of debian-packages.txt")
 	}
@@ -59,7 +59,14 @@ func inPlace(t *testing.T) bool {
 	return false
 }
 
+// run runs a program to its end and returns what it printed.
 func run(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	out, _ := runBoth(t, name, args...)
+	return out
+}
+
+func runBoth(t *testing.T, name string, args ...string) (printed, complained string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -67,7 +74,7 @@ func run(t *testing.T, name string, args ...string) string {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	require.NoError(t, cmd.Run(), "%s %s: %s%s", name, strings.Join(args, " "), &out, &errs)
-	return out.String()
+	return out.String(), errs.String()
 }
 
 // startDaemon runs pcscd until the returned function kills it.
@@ -149,10 +156,18 @@ type personal struct {
 
 func newPersonal(t *testing.T, name string, seed uint64) personal {
 	t.Helper()
-	sim, err := cardsim.New(cardsim.NISTOCC, cardsim.Person{GUID: ident.GUID{15: byte(seed)}, Name: name})
+	return newOfProfile(t, cardsim.NISTOCC, name, seed)
+}
+
+// newOfProfile makes one of either profile; only one of them compares fingers.
+func newOfProfile(t *testing.T, profile, name string, seed uint64) personal {
+	t.Helper()
+	sim, err := cardsim.New(profile, cardsim.Person{GUID: ident.GUID{15: byte(seed)}, Name: name})
 	require.NoError(t, err)
 	p := personal{Sim: sim, finger: fingersim.NewFinger(seed)}
-	require.NoError(t, sim.Enrol(card.RefFinger, p.finger.Reference().Encode()))
+	if profile == cardsim.NISTOCC {
+		require.NoError(t, sim.Enrol(card.RefFinger, p.finger.Reference().Encode()))
+	}
 	require.NoError(t, sim.SetPIN("246810"))
 	p.der = certify(t, sim, card.Slot9A, name)
 	certify(t, sim, card.Slot9E, name+" (presence)")
