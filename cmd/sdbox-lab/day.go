@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"context"
 	"errors"
 	"io"
@@ -45,6 +46,9 @@ func (c *dayCmd) Run(ctx context.Context, out io.Writer) (err error) {
 	}
 	if c.Once || (err != nil && len(report.Steps) == 0) {
 		return err
+	}
+	if err != nil {
+		fmt.Fprintln(out, "\nthe day was not whole:", err)
 	}
 	c.stay(ctx, site, p, out)
 	return err

@@ -86,6 +86,12 @@ func (e *eyes) readUntil(ctx context.Context, parts []image.Rectangle, done func
 		if done(text) {
 			return came, text, nil
 		}
+		if parts == nil && !e.watcher.Stale() { // nothing newer to read: look closer at this one
+			closer, err := e.text(ctx, []image.Rectangle{e.watcher.Image.Bounds()})
+			if err == nil && done(text+closer) {
+				return came, text + closer, nil
+			}
+		}
 		err = e.watcher.Next(ctx)
 	}
 	return time.Time{}, text, err

@@ -35,6 +35,9 @@ func (w *Watcher) Close() error { return w.reader.Close() }
 // Sequence counts the flushes of the screen up to Image.
 func (w *Watcher) Sequence() uint64 { return w.seen }
 
+// Stale says whether the screen has changed since Image was copied.
+func (w *Watcher) Stale() bool { return w.reader.Sequence() != w.seen }
+
 // Now copies the present picture into Image, a whole one.
 func (w *Watcher) Now(ctx context.Context) error {
 	for ctx.Err() == nil {
@@ -49,10 +52,10 @@ func (w *Watcher) Now(ctx context.Context) error {
 
 // Next waits until the screen has changed since the last call of Now, Next or Until, and copies it.
 func (w *Watcher) Next(ctx context.Context) error {
-	if w.reader.Sequence() == w.seen {
+	if !w.Stale() {
 		tick := time.NewTicker(w.period)
 		defer tick.Stop()
-		for w.reader.Sequence() == w.seen {
+		for !w.Stale() {
 			select {
 			case <-ctx.Done():
 				return ctx.Err()
