@@ -23,13 +23,12 @@ type boxBind struct {
 	endpoints []*conn.StdNetEndpoint
 	active    atomic.Int32 // index into endpoints
 	answered  atomic.Bool  // a handshake, by UDP
-	onTLS     atomic.Bool  // which bearer carries; only the ladder's goroutine writes it
+	onTLS     atomic.Bool  // which bearer carries: the ladder's choice, but for the first handshake's answer
 	stream    atomic.Pointer[streamConn]
 	streams   *streams
 	spoke     atomic.Int64 // when the box last sent more than a keepalive: ns since start
 	start     time.Time
 	heard     chan heardProbe
-	byTLS     chan struct{} // capacity 1: TLS answered a handshake and UDP none so far
 
 	mu         sync.Mutex
 	keys       []probeKey // guarded by mu: the lease's, and before it those of the leases before; at most two
@@ -50,7 +49,7 @@ func newBoxBind(endpoints []netip.AddrPort, psk [32]byte) (*boxBind, error) {
 	}
 	b := &boxBind{
 		Bind: conn.NewStdNetBind(), streams: newStreams(), start: time.Now(),
-		heard: make(chan heardProbe, 64), byTLS: make(chan struct{}, 1),
+		heard: make(chan heardProbe, 64),
 	}
 	for _, e := range endpoints {
 		if !e.IsValid() || e.Port() == 0 {
@@ -142,11 +141,8 @@ func (b *boxBind) carry(ctx context.Context, c net.Conn) error {
 		}
 		if isResponse(packet) {
 			b.forgetInitiation()
-			if !b.answered.Load() {
-				select {
-				case b.byTLS <- struct{}{}:
-				default:
-				}
+			if !b.answered.Load() { // before wireguard sends what has waited for the answer
+				b.onTLS.Store(true)
 			}
 		}
 		b.streams.deliver(ctx, packet, logicalEndpoint{})
@@ -193,15 +189,14 @@ func (b *boxBind) Send(packets [][]byte, ep conn.Endpoint) error {
 	if _, ok := ep.(logicalEndpoint); !ok {
 		return conn.ErrWrongEndpointType
 	}
-	s := b.stream.Load()
 	if len(packets) > 0 && messageType(packets[0]) == device.MessageInitiationType {
-		b.rememberInitiation(packets[0])
-		return b.initiate(packets, s)
+		b.rememberInitiation(packets[0]) // before the stream is looked at: one that comes meanwhile finds it
+		return b.initiate(packets, b.stream.Load())
 	}
 	if len(packets) > 1 || len(packets) == 1 && len(packets[0]) > device.MessageKeepaliveSize {
 		b.spoke.Store(int64(time.Since(b.start)))
 	}
-	if s != nil && b.onTLS.Load() {
+	if s := b.stream.Load(); s != nil && b.onTLS.Load() {
 		s.push(packets...)
 		return nil
 	}

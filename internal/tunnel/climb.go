@@ -42,8 +42,6 @@ func (b *Box) climb(ctx context.Context) {
 		case <-again.C:
 			b.speak()
 			continue
-		case <-b.bind.byTLS:
-			l.prefer(time.Now())
 		case <-tick.C:
 		case <-ctx.Done():
 			return
@@ -55,8 +53,13 @@ func (b *Box) climb(ctx context.Context) {
 				again.Reset(0) // the gateway learns of the new connection
 			}
 		}
+		if b.bind.onTLS.Load() && !l.onTLS {
+			l.prefer(time.Now())
+		}
+		before := l.onTLS
 		o := l.step(time.Now(), time.Since(b.bind.start)-time.Duration(b.bind.spoke.Load()) < 2*ladderTick)
-		if b.choose(l.onTLS) {
+		if l.onTLS != before {
+			b.choose(l.onTLS)
 			again.Reset(secondWord)
 		}
 		number = b.obey(l, o, number)
@@ -88,17 +91,14 @@ func (b *Box) obey(l *ladder, o orders, number uint32) uint32 {
 	return number
 }
 
-// choose makes a bearer carry, and reports whether that is a change.
-func (b *Box) choose(tls bool) bool {
-	if b.bind.onTLS.Swap(tls) == tls {
-		return false
-	}
+// choose makes a bearer carry.
+func (b *Box) choose(tls bool) {
+	b.bind.onTLS.Store(tls)
 	b.log.Info("the tunnel changes its bearer", "room", "tunnel", "to", string(b.Bearer()))
 	if tls {
 		b.bind.repeatInitiation(b.bind.stream.Load())
 	}
 	b.speak()
-	return true
 }
 
 // speak sends an empty packet by the active bearer.

@@ -142,11 +142,7 @@ func (l *ladder) stream(up bool) {
 }
 
 // prefer says that the first handshake was answered by TLS and not by UDP.
-func (l *ladder) prefer(now time.Time) {
-	if !l.onTLS && l.udp.heard.IsZero() {
-		l.onTLS, l.since = true, now
-	}
-}
+func (l *ladder) prefer(now time.Time) { l.onTLS, l.since = true, now }
 
 // step looks at both roads; busy says that the box has just sent something.
 func (l *ladder) step(now time.Time, busy bool) (o orders) {
