@@ -79,7 +79,7 @@ func New(ctx context.Context, conf Config, log *slog.Logger) (*Gateway, error) {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
 	g := &Gateway{conf: conf, log: log}
-	for _, open := range []func(context.Context) error{g.openState, g.openTrust, g.openTunnel, g.openRooms, g.openPorts} {
+	for _, open := range []func(context.Context) error{g.openState, g.openTrust, g.openTunnel, g.openRooms, g.openPorts, g.announce} {
 		if err := open(ctx); err != nil {
 			return nil, errors.Join(err, g.Close())
 		}
@@ -245,6 +245,13 @@ func (g *Gateway) openRooms(context.Context) error {
 		Sessions: g.sessions, Door: g.door, Audit: g.sealed, Notes: g.notes, Scratch: c.State, Log: g.log,
 	})
 	return err
+}
+
+// announce audits with which certificate and tunnel key the gateway serves from now on: what boxes and cards sign names them by hash.
+func (g *Gateway) announce(ctx context.Context) error {
+	e := store.Entry{Actor: g.actor(), Action: "gateway.up", Object: "gateway:" + g.conf.Name, Fields: map[string]string{
+		"certificate": hex.EncodeToString(g.identity.TLS.Leaf.Raw), "tunnel_key": hex.EncodeToString(g.tunnelKey[:])}}
+	return g.store.Change(ctx, e, func(*store.Tx) error { return nil })
 }
 
 // box is how the sessions learn what the front door knows: inside the tunnel, an address is a box.

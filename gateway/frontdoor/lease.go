@@ -175,7 +175,10 @@ func (v *visit) lease(ctx context.Context, m *wire.Evidence, box registry.Box, r
 	}
 	e := store.Entry{Actor: d.actor(), Action: "box.attested", Object: registry.BoxName(box.Serial), Fields: map[string]string{
 		"result": hex.EncodeToString(statement), "result_sha256": hex.EncodeToString(hash[:]), "evidence": hex.EncodeToString(evidence),
-		"nonce": hex.EncodeToString(want.Nonce), "exporter": hex.EncodeToString(want.Exporter), "from": v.from}}
+		"nonce": hex.EncodeToString(want.Nonce), "exporter": hex.EncodeToString(want.Exporter), "from": v.from, "certificate_sha256": hex.EncodeToString(v.hash[:])}}
+	if len(m.Previous) == 0 { // once for each boot: what follows it names it by its hash
+		e.Fields["certificate"] = hex.EncodeToString(v.der)
+	}
 	if err := d.conf.Store.Change(ctx, e, func(*store.Tx) error { return nil }); err != nil {
 		return nil, err
 	}
@@ -202,7 +205,7 @@ func (d *Door) grant(l lease, psk [32]byte, outer []netip.Prefix) error {
 	d.granting.Lock()
 	defer d.granting.Unlock()
 	peer := tunnel.Peer{PublicKey: l.TunnelKey, PSK: psk, Address: l.Address, Expires: l.Expires, AllowedOuter: outer,
-		OnEnd: func(why tunnel.Reason) { d.ended(l.Address, l.TunnelKey, why) }}
+		OnEnd: func(why tunnel.Reason) { d.ended(l.Address, l.TunnelKey, why) }, OnPath: func(p tunnel.Path) { d.moved(l.Address, l.TunnelKey, p) }}
 	if err := d.conf.Tunnel.AddPeer(peer); err != nil {
 		return err
 	}

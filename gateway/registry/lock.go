@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"sdbox/gateway/store"
 	"sdbox/internal/ident"
@@ -105,8 +106,8 @@ type Reference struct {
 	Added   int64  // ms UTC
 }
 
-// maxNote bounds a note of reference values, in bytes.
-const maxNote = 256 << 10
+// maxNote bounds a note of reference values, in bytes: reference.MaxNote, whoever cannot open it cannot use it either.
+const maxNote = 16 << 10
 
 // AddReference stores a note.
 func (r *Registry) AddReference(ctx context.Context, by string, f Reference) (Reference, error) {
@@ -116,12 +117,12 @@ func (r *Registry) AddReference(ctx context.Context, by string, f Reference) (Re
 	if err := checkText("model", f.Model); err != nil {
 		return Reference{}, err
 	}
-	if len(f.Note) == 0 || len(f.Note) > maxNote {
+	if len(f.Note) == 0 || len(f.Note) > maxNote || !utf8.Valid(f.Note) {
 		return Reference{}, &InputError{"note", fmt.Sprintf("a signed note of at most %d bytes", maxNote)}
 	}
 	f.Retired, f.Added = 0, nowMS()
 	sum := sha256.Sum256(f.Note)
-	e := store.Entry{Actor: by, Action: "reference.add", Object: "reference:" + f.Name, Fields: map[string]string{"model": f.Model, "note_sha256": hex.EncodeToString(sum[:])}}
+	e := store.Entry{Actor: by, Action: "reference.add", Object: "reference:" + f.Name, Fields: map[string]string{"model": f.Model, "note_sha256": hex.EncodeToString(sum[:]), "note": string(f.Note)}}
 	err := r.store.Change(ctx, e, func(tx *store.Tx) error {
 		_, err := tx.Exec(`INSERT INTO reference (name, model, note, retired, added) VALUES ($1, $2, $3, 0, $4)`, f.Name, f.Model, f.Note, f.Added)
 		return err

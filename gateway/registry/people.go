@@ -4,7 +4,6 @@ package registry
 
 import (
 	"context"
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
 	"fmt"
@@ -86,9 +85,8 @@ func (r *Registry) AddCard(ctx context.Context, by string, c Card) (Card, error)
 	}
 	c.State, c.Added = Valid, nowMS()
 	c.Changed = c.Added
-	key := sha256.Sum256(c.Presence)
 	e := store.Entry{Actor: by, Action: "card.add", Object: CardName(c.GUID), Touches: []string{PersonName(c.Person)},
-		Fields: map[string]string{"person": c.Person.String(), "certificate_sha256": hex.EncodeToString(c.Certificate[:]), "presence_key_sha256": hex.EncodeToString(key[:])}}
+		Fields: map[string]string{"person": c.Person.String(), "certificate_sha256": hex.EncodeToString(c.Certificate[:]), "presence_key": hex.EncodeToString(c.Presence)}}
 	err := r.store.Change(ctx, e, func(tx *store.Tx) error {
 		_, err := tx.Exec(`INSERT INTO card (guid, person, certificate, presence, state, changed, added) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
 			c.GUID.String(), c.Person.String(), c.Certificate[:], c.Presence, string(c.State), c.Changed, c.Added)

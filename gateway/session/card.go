@@ -26,6 +26,7 @@ type holder struct {
 	card        registry.Card
 	certificate profile.Person
 	hash        [32]byte // SHA-256 of the DER of the 9A certificate
+	der         []byte   // that certificate
 }
 
 // denial is why a card is refused: what the person reads, and what the log says beside it.
@@ -65,7 +66,7 @@ func (l *boxLine) identify(ctx context.Context, m *wire.CardIn, session []byte, 
 	if err := l.cardOf.take(m.Nonce, now); err != nil {
 		return holder{}, deny(refusal.OurFault, err.Error())
 	}
-	h := holder{hash: sha256.Sum256(m.Certificate)}
+	h := holder{der: m.Certificate, hash: sha256.Sum256(m.Certificate)}
 	var err error
 	h.certificate, err = l.srv.conf.Trust.VerifyPerson(m.Certificate, now)
 	expired := errors.Is(err, profile.ErrExpired)

@@ -4,6 +4,7 @@ package session
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"time"
 
@@ -84,6 +85,21 @@ type change struct {
 	by     string // actor; empty = the box
 	why    refusal.Refusal
 	reason string
+	grant  []byte // the statement that this step gives
+	nonce  []byte // that of the presence by which the card was there; nil at login, which has its own row
+	proof  []byte // its signature
+}
+
+// evidence is what the audit row keeps of a grant and of the presence behind it.
+func (c *change) evidence() map[string]string {
+	if c.grant == nil {
+		return nil
+	}
+	fields := map[string]string{"grant": hex.EncodeToString(c.grant)}
+	if c.nonce != nil {
+		fields["presence_nonce"], fields["presence_signature"] = hex.EncodeToString(c.nonce), hex.EncodeToString(c.proof)
+	}
+	return fields
 }
 
 // happen takes a step of the table: first the store's row and audit row, then what follows from the new state. An error means that
@@ -97,7 +113,7 @@ func (l *boxLine) happen(ctx context.Context, on Happening, c change) error {
 	if err != nil {
 		return err
 	}
-	row := store.SessionChange{ID: s.id, Epoch: s.epoch, State: to, Reason: c.reason}
+	row := store.SessionChange{ID: s.id, Epoch: s.epoch, State: to, Reason: c.reason, Evidence: c.evidence()}
 	if c.why.Code != "" {
 		row.Code = c.why.Error()
 	}

@@ -12,7 +12,6 @@ import (
 
 	"sdbox/gateway/admission"
 	"sdbox/gateway/store"
-	"sdbox/internal/ident"
 	"sdbox/internal/refusal"
 	"sdbox/internal/wire"
 )
@@ -20,28 +19,6 @@ import (
 // maxLogins is how many wrong logins a session survives. A card signs only after the right finger, so that a wrong one is not a
 // slip of the person.
 const maxLogins = 3
-
-// GrantType is the type of the statement in wire.Grant.
-const GrantType = "sdbox-grant"
-
-// Grant is what the statement says: for a short time this person may open these bubbles from this box, by this login.
-type Grant struct {
-	Session    ident.ID    `cbor:"1,keyasint"`
-	Epoch      int64       `cbor:"2,keyasint"`
-	Person     ident.ID    `cbor:"3,keyasint"`
-	Card       string      `cbor:"4,keyasint"`
-	Box        string      `cbor:"5,keyasint"`
-	TunnelKey  wire.Key    `cbor:"6,keyasint"`
-	Transcript []byte      `cbor:"7,keyasint"` // SHA-256 of the login transcript
-	Method     string      `cbor:"8,keyasint"`
-	Bubbles    []GrantLine `cbor:"9,keyasint"`
-}
-
-// GrantLine is one bubble of a grant.
-type GrantLine struct {
-	Bubble string `cbor:"1,keyasint"`
-	Until  int64  `cbor:"2,keyasint"` // ms UTC
-}
 
 // login verifies the card's one signature. The transcript is made of what the gateway knows by itself: a box that was given other
 // keys, another certificate or another person's card has signed another one.
@@ -125,7 +102,7 @@ func (l *boxLine) loggedIn(ctx context.Context, m *wire.Login, moves bool) error
 	if err != nil {
 		return err
 	}
-	if err := l.happen(ctx, LoggedIn, change{}); err != nil {
+	if err := l.happen(ctx, LoggedIn, change{grant: grant.Statement}); err != nil {
 		return err
 	}
 	return l.line.Write(&wire.Bubbles{List: list, Grant: grant})
@@ -134,11 +111,13 @@ func (l *boxLine) loggedIn(ctx context.Context, m *wire.Login, moves bool) error
 // evidence audits what proves this login, and takes the session's epoch: rising over all sessions of the house, so that a bubble
 // can tell the newest login of an account from those before.
 func (l *boxLine) evidence(ctx context.Context, m *wire.Login) error {
-	s := l.s
+	s, own := l.s, l.srv.conf.certificate()
 	e := store.Entry{Actor: l.actor(), Action: "login.proved", Object: "person:" + s.person.ID.String(), Session: s.id, Fields: map[string]string{
 		"card": s.card.GUID.String(), "method": string(s.certificate.Method), "nonce": hex.EncodeToString(m.Nonce), "signature": hex.EncodeToString(m.Signature),
 		"transcript_sha256": hex.EncodeToString(s.transcript[:]), "certificate_sha256": hex.EncodeToString(s.hash[:]), "tunnel_key": hex.EncodeToString(s.tunnelKey[:]),
-		"gateway_stream": hex.EncodeToString(s.media.own[:]), "box_stream": hex.EncodeToString(s.media.box[:])}}
+		"gateway_stream": hex.EncodeToString(s.media.own[:]), "box_stream": hex.EncodeToString(s.media.box[:]),
+		"gateway_sha256": hex.EncodeToString(own[:]), "gateway_tunnel_key": hex.EncodeToString(l.srv.conf.TunnelKey[:])},
+		Personal: map[string]string{"certificate": hex.EncodeToString(s.der)}}
 	if box, ok := l.srv.conf.Box(l.addr); ok {
 		e.Fields["result_sha256"], e.Fields["device_sha256"] = hex.EncodeToString(box.Result[:]), hex.EncodeToString(box.Certificate[:])
 	}
@@ -153,15 +132,15 @@ func (l *boxLine) evidence(ctx context.Context, m *wire.Login) error {
 // grant seals the right that decideAll found, and opens the nonce of its renewal.
 func (l *boxLine) grant(now time.Time) (wire.Grant, error) {
 	s := l.s
-	claims := Grant{Session: s.id, Epoch: s.epoch, Person: s.person.ID, Card: s.card.GUID.String(), Box: l.serial, TunnelKey: s.tunnelKey,
+	claims := wire.GrantClaims{Session: s.id, Epoch: s.epoch, Person: s.person.ID, Card: s.card.GUID.String(), Box: l.serial, TunnelKey: s.tunnelKey,
 		Transcript: s.transcript[:], Method: string(s.certificate.Method)}
 	for _, p := range s.projects {
 		if until, ok := s.rights[p.Bubble.Name]; ok {
-			claims.Bubbles = append(claims.Bubbles, GrantLine{Bubble: p.Bubble.Name, Until: until.UnixMilli()})
+			claims.Bubbles = append(claims.Bubbles, wire.GrantLine{Bubble: p.Bubble.Name, Until: until.UnixMilli()})
 		}
 	}
 	left := time.Until(s.grantEnd)
-	statement, err := l.srv.conf.Signer.Seal(GrantType, "box:"+l.serial, max(left, time.Second), claims)
+	statement, err := l.srv.conf.Signer.Seal(wire.GrantType, "box:"+l.serial, max(left, time.Second), claims)
 	if err != nil {
 		return wire.Grant{}, err
 	}
@@ -198,7 +177,7 @@ func (l *boxLine) presence(ctx context.Context, m *wire.Presence) error {
 	if err != nil {
 		return err
 	}
-	if err := l.happen(ctx, Renewed, change{}); err != nil {
+	if err := l.happen(ctx, Renewed, change{grant: grant.Statement, nonce: m.Nonce, proof: m.Signature}); err != nil {
 		return err
 	}
 	return l.line.Write(&grant)

@@ -117,7 +117,7 @@ func (l *boxLine) resume(ctx context.Context, m *wire.Resume) error {
 	if err != nil {
 		return err
 	}
-	if err := l.happen(ctx, CameBack, change{}); err != nil {
+	if err := l.happen(ctx, CameBack, change{grant: grant.Statement, nonce: m.Nonce, proof: m.Presence}); err != nil {
 		return err
 	}
 	if err := l.line.Write(&wire.Bubbles{List: list, Grant: grant}); err != nil {

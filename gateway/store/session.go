@@ -88,6 +88,8 @@ type SessionChange struct {
 	Bubble   string // the bubble attached from now on; empty = none
 	Reason   string
 	Code     string // for the audit row: the refusal's code with suffix
+
+	Evidence map[string]string // for the audit row: further fields, such as the grant that the change gives
 }
 
 // ChangeSession moves a session. A change the table of states does not allow, and one with an older epoch, is ErrConflict
@@ -120,6 +122,9 @@ func (s *Store) ChangeSession(ctx context.Context, actor string, c SessionChange
 		}
 		if c.Reason != "" {
 			tx.Note("reason", c.Reason)
+		}
+		for name, value := range c.Evidence {
+			tx.Note(name, value)
 		}
 		return tx.ExecOne(`UPDATE session SET state = $3, state_deadline = $4, bubble = $5, reason = $6, changed = $7 WHERE id = $1 AND owner_epoch = $2`,
 			c.ID.String(), c.Epoch, string(c.State), c.Deadline, c.Bubble, c.Reason, time.Now().UnixMilli())

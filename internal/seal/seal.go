@@ -188,6 +188,11 @@ func NewVerifier(audience string, keys ...crypto.PublicKey) (*Verifier, error) {
 // Open checks a statement's signature, type, audience and times, and decodes its claims into the structure claims points at; a
 // claim the structure does not know is an error. Single use is the caller's business: Header.ID never repeats.
 func (v *Verifier) Open(statement []byte, typ string, claims any) (Header, error) {
+	return v.OpenAt(statement, typ, claims, time.Now())
+}
+
+// OpenAt opens a statement as Open would have at another time: for an auditor, who reads what was valid then.
+func (v *Verifier) OpenAt(statement []byte, typ string, claims any, at time.Time) (Header, error) {
 	if len(statement) > MaxStatement {
 		return Header{}, fmt.Errorf("open %s: %w: %d bytes, limit %d", typ, ErrMalformed, len(statement), MaxStatement)
 	}
@@ -206,7 +211,7 @@ func (v *Verifier) Open(statement []byte, typ string, claims any) (Header, error
 	if err := msg.Verify(nil, key); err != nil {
 		return Header{}, fmt.Errorf("open %s: %w", typ, ErrSignature)
 	}
-	if err := v.accept(h, typ, time.Now()); err != nil {
+	if err := v.accept(h, typ, at); err != nil {
 		return Header{}, fmt.Errorf("open %s: %w", typ, err)
 	}
 	if err := v.dec.Unmarshal(msg.Payload, claims); err != nil {
