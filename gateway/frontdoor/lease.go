@@ -205,7 +205,7 @@ func (d *Door) grant(l lease, psk [32]byte, outer []netip.Prefix) error {
 	d.granting.Lock()
 	defer d.granting.Unlock()
 	peer := tunnel.Peer{PublicKey: l.TunnelKey, PSK: psk, Address: l.Address, Expires: l.Expires, AllowedOuter: outer,
-		OnEnd: func(why tunnel.Reason) { d.ended(l.Address, l.TunnelKey, why) }, OnPath: func(p tunnel.Path) { d.moved(l.Address, l.TunnelKey, p) }}
+		OnEnd: func(why tunnel.Reason) { d.ended(l.Address, l.TunnelKey, why) }}
 	if err := d.conf.Tunnel.AddPeer(peer); err != nil {
 		return err
 	}
