@@ -10,6 +10,9 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"runtime"
+	"slices"
+	"strings"
 	"time"
 
 	"sdbox/agent/keys"
@@ -39,7 +42,7 @@ const (
 
 // measure takes the figures on box 1, whose card reader is empty when it begins, and box 2 as the day left it.
 func (p *player) measure(ctx context.Context) error {
-	fmt.Fprintf(p.Print, "\nmeasuring...\n")
+	fmt.Fprintf(p.Print, "\nmeasuring on %d cores, load %s\n", runtime.NumCPU(), load())
 	if err := p.site.Tray.Eject(p.person.GUID); err != nil {
 		return err
 	}
@@ -63,6 +66,16 @@ func (p *player) measure(ctx context.Context) error {
 		}
 	}
 	return p.site.Boxes[0].Link.Set(labnet.Conditions{})
+}
+
+// load is the load of the machine over the last minute: figures taken beside other work are not those of an idle machine.
+func load() string {
+	raw, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "unknown"
+	}
+	first, _, _ := strings.Cut(string(raw), " ")
+	return first
 }
 
 func (p *player) openPainters(ctx context.Context) ([]*painter, error) {
@@ -288,7 +301,7 @@ func (m *measurement) awaitState(ctx context.Context, id string, states ...strin
 		}
 		listed := false
 		for _, s := range list {
-			listed = listed || (s.ID == id && !contains(states, s.State))
+			listed = listed || (s.ID == id && !slices.Contains(states, s.State))
 		}
 		if !listed {
 			return time.Now(), nil
@@ -299,15 +312,6 @@ func (m *measurement) awaitState(ctx context.Context, id string, states ...strin
 		case <-tick.C:
 		}
 	}
-}
-
-func contains(list []string, s string) bool {
-	for _, one := range list {
-		if one == s {
-			return true
-		}
-	}
-	return false
 }
 
 // switches measures key chord to first right frame of the other bubble at three round trip times.

@@ -194,12 +194,12 @@ function showCards(cards) {
     const row = element("div", "", { class: "row" });
     for (const serial of boxes.keys()) {
       if (serial === card.box) continue;
-      const button = element("button", `Insert into ${serial}`);
+      const button = element("button", `Into ${serial}`, { "aria-label": `Insert the card of ${card.name} into ${serial}` });
       button.addEventListener("click", () => move(card.guid, serial));
       row.append(button);
     }
     if (card.box) {
-      const button = element("button", "Pull out", { class: "primary" });
+      const button = element("button", "Pull out", { class: "primary", "aria-label": `Pull the card of ${card.name} out of ${card.box}` });
       button.addEventListener("click", () => move(card.guid, ""));
       row.prepend(button);
     }
