@@ -129,9 +129,13 @@ func TestLinkDelaysLosesAndUnplugs(t *testing.T) {
 	_, err = ping(t, box, "10.71.1.1") // neighbour lookup
 	require.NoError(t, err)
 	require.NoError(t, link.Set(labnet.Conditions{Delay: 20 * time.Millisecond}))
-	rtt, err := ping(t, box, "10.71.1.1")
-	require.NoError(t, err)
-	require.InDelta(t, 41, rtt.Seconds()*1000, 5, "two ways of 20 ms")
+	best := time.Hour // the fastest of some: a busy machine only adds
+	for range 5 {
+		rtt, err := ping(t, box, "10.71.1.1")
+		require.NoError(t, err)
+		best = min(best, rtt)
+	}
+	require.InDelta(t, 41, best.Seconds()*1000, 5, "two ways of 20 ms")
 
 	require.NoError(t, link.Set(labnet.Conditions{Loss: 1}))
 	_, err = ping(t, box, "10.71.1.1")
@@ -150,7 +154,7 @@ func TestLinkDelaysLosesAndUnplugs(t *testing.T) {
 }
 
 func ping(t *testing.T, from *house.Place, to string) (time.Duration, error) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	return from.Ping(ctx, to)
 }
