@@ -10,6 +10,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -328,41 +329,72 @@ func TestHostileReaderEndsTheStayOnly(t *testing.T) {
 	}
 }
 
-// FuzzCommands plays a hostile reader: whatever it sends, the card answers with a status, never opens key 9A without a match
-// and never gains a try.
+// FuzzCommands plays a hostile reader: whatever it sends, the card answers with a status, never opens key 9A by a finger
+// without a match, never gains a try, and changes no key or object before its management key was proved. Bit 0 of kind takes
+// the YubiKey, bit 1 proves the management key, bit 2 tears writes.
 func FuzzCommands(f *testing.F) {
-	add := func(apdus ...string) {
+	add := func(kind byte, apdus ...string) {
 		var all []byte
 		for _, a := range apdus {
 			raw := must(hex.DecodeString(a))
 			all = append(append(all, byte(len(raw))), raw...)
 		}
-		f.Add(all)
+		f.Add(all, kind)
 	}
-	add(testSelect, "00200096", "00CB3FFF055C035FC10200", "00C0000000")
-	add(testSelect, "10200096038080C1", "00200096038080C1", "0020FF96", "0087119A267C2482008120"+strings.Repeat("5A", 32)+"00")
-	add(testSelect, "00CB3FFF0000055C035FC1020000", "00CB3FFF055C035FC10210", "00C00000FE", "00CB3FFF045C027F6100", "00CB3FFF035C017E00")
-	add("00", "0020", "00A40400", "80CA000000", "00CB3FFF00FFFF")
-	blank := newSim(f)
-	f.Fuzz(func(t *testing.T, stream []byte) {
-		s := &Sim{profile: blank.profile, nvm: blank.nvm} // a change replaces the NVM, never writes into it
-		tries := s.Tries(card.RefFinger)
+	sign := "267C2482008120" + testDigest + "00"
+	pin := pin123456
+	add(0, testSelect, "00200096", "00CB3FFF055C035FC10200", "00C0000000")
+	add(0, testSelect, "10200096038080C1", "00200096038080C1", "0020FF96", "0087119A"+sign, "0020008008"+pin, "0087119A"+sign, "00CB3FFF055C035FC10900")
+	add(0, testSelect, "00CB3FFF0000055C035FC1020000", "00CB3FFF055C035FC10210", "00C00000FE", "00C0000000", "00CB3FFF045C027F6100", "00CB3FFF035C017E00")
+	add(0, "00", "0020", "00A40400", "80CA000000", "00CB3FFF00FFFF", "00CB3FFF000000", "0CCB3FFF", "00A40000", "00C0000000")
+	add(0, testSelect, "0024008010"+pin654321+pin654321, "0024008010"+pin+pin654321, "0024018010", "0024009710", "00CB3FFF055C035FC10300")
+	add(0, testSelect, hex.EncodeToString(verifyCommand(0x96, probe(3, 1))), "00200296", "0020FF9600", "002000970100", "00200080")
+	add(1, testSelect, "00FD000000", "00F8000000", "00F7009A00", "00F7009B00", "00F7008000", "00F99A0000", "00FB0000", "00870A9B047C02800000",
+		"00870A9B267C248010"+strings.Repeat("00", 16)+"8110"+strings.Repeat("00", 16)+"00", "00DB3FFF095C035FC10D53020A0B")
+	add(3, testSelect, "00DB3FFF095C035FC10D53020A0B", "00DB3FFF0A5C035FC10D5381020A0B", "00DB3FFF0B5C035FC10D538200020A0B", "00DB3FFF075C035FC10D5300",
+		"00DB0000", "00DB3FFF0153", "0047009A05AC0380011100", "0047008208AC06800111AA010300", "0047009A05AC0380010700", "0020008008"+pin, "0087119A"+sign,
+		"0087119C"+sign, "00F6829A", "00F6FF82", "00F6FF8200", "00F98300000000", "00F99A00000000")
+	add(3, testSelect, "00FE1182220620"+testDigest, "00FE1182280620"+testDigest+"AA0101AB0101", "00F7008200", "00FFFFFF230C9B20"+strings.Repeat("AB", 32),
+		"00FFFFFF03FF9B00", "0020008008"+pin, "00FA0503", "00FA0003")
+	add(7, testSelect, "10DB3FFF0E5C035FC10D53820010010203040506", "00DB3FFF0A0102030405060708090A", "10DB3FFF0A5C035FC10D538105010203", "00DB3FFF020405")
+	reset := []string{testSelect, "00F7008100"}
+	for range 3 {
+		reset = append(reset, "0020008008"+pin654321, "002C008010"+pin654321+pin654321)
+	}
+	add(1, append(reset, "002C008010"+puk12345+pin, "00FB0000", "0020008008"+pin)...)
+	cards := []*Sim{newSim(f), newYubiKey(f)}
+	f.Fuzz(func(t *testing.T, stream []byte, kind byte) {
+		blank := cards[kind&1]
+		s := &Sim{profile: blank.profile, nvm: blank.nvm, tears: kind&4 != 0} // a change replaces the NVM, never writes into it
+		s.ram = ram{selected: true, verified: map[byte]bool{}, managed: kind&3 == 3}
 		for len(stream) > 0 {
 			n := min(int(stream[0]), len(stream)-1)
+			before := s.nvm
 			answer, err := s.Transmit(stream[1 : 1+n])
 			if err != nil || len(answer) < 2 || len(answer) > maxObject+16 {
 				t.Fatalf("answer of %d bytes, %v", len(answer), err)
 			}
 			stream = stream[1+n:]
-			if s.Tries(card.RefFinger) > tries {
-				t.Fatal("a try was won")
-			}
-			tries = s.Tries(card.RefFinger)
-			if s.ram.verified[card.RefFinger] || s.ram.verified[card.RefFinger2] {
-				t.Fatal("open without a match")
-			}
+			s.checkHostile(t, before)
 		}
 	})
+}
+
+// checkHostile compares the card before and after one command of somebody who has no finger and no management key.
+func (s *Sim) checkHostile(t *testing.T, before nvm) {
+	if old, now := before.References["96"], s.nvm.References["96"]; old != nil && now.Left > old.Left {
+		t.Fatal("a try was won")
+	}
+	if s.ram.verified[card.RefFinger] || s.ram.verified[card.RefFinger2] {
+		t.Fatal("open without a match")
+	}
+	blocked := before.References["80"].Left == 0 && (before.References["81"] == nil || before.References["81"].Left == 0)
+	if s.ram.managed || blocked {
+		return
+	}
+	if !maps.EqualFunc(before.Objects, s.nvm.Objects, bytes.Equal) || !maps.Equal(before.Keys, s.nvm.Keys) || before.Management != s.nvm.Management {
+		t.Fatal("written without the management key")
+	}
 }
 
 // FuzzNVM reads any file as a card.
