@@ -22,6 +22,7 @@ import (
 // Front door (architecture: TLS 1.3 on 443, ALPN sdbox/1).
 const (
 	doorALPN    = "sdbox/1"
+	bearerALPN  = "sdbox-wg/1"     // carries the tunnel's packets
 	doorTimeout = 10 * time.Second // one whole visit to the front door
 	maxSegment  = 1200             // bytes; a path that drops larger packets in silence still carries the post-quantum hello
 )
@@ -40,15 +41,28 @@ type door struct {
 
 // visit opens a TLS connection to one gateway address and greets. The certificate is nil before enrolment.
 func (l *link) visit(ctx context.Context, address string, certificate *tls.Certificate) (*door, error) {
+	conn, err := l.dial(ctx, address, doorALPN, certificate)
+	if err != nil {
+		return nil, fmt.Errorf("front door %s: %w", address, err)
+	}
+	d, err := newDoor(conn)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("front door %s: %w", address, err), conn.Close())
+	}
+	return d, nil
+}
+
+// dial opens a TLS connection for one of the front door's protocols.
+func (l *link) dial(ctx context.Context, address, protocol string, certificate *tls.Certificate) (*tls.Conn, error) {
 	cfg := &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		CurvePreferences:       []tls.CurveID{tls.X25519MLKEM768}, // the lease's preshared key is post-quantum only if this channel is
 		RootCAs:                l.cfg.Root,
 		ServerName:             l.cfg.GatewayName,
-		NextProtos:             []string{doorALPN},
+		NextProtos:             []string{protocol},
 		SessionTicketsDisabled: true,
 		VerifyConnection: func(cs tls.ConnectionState) error {
-			if cs.CurveID != tls.X25519MLKEM768 || cs.NegotiatedProtocol != doorALPN {
+			if cs.CurveID != tls.X25519MLKEM768 || cs.NegotiatedProtocol != protocol {
 				return fmt.Errorf("the centre answered with key exchange %v, protocol %q", cs.CurveID, cs.NegotiatedProtocol)
 			}
 			return nil
@@ -60,13 +74,21 @@ func (l *link) visit(ctx context.Context, address string, certificate *tls.Certi
 	dialer := &tls.Dialer{Config: cfg, NetDialer: &net.Dialer{ControlContext: smallSegments}}
 	conn, err := dialer.DialContext(ctx, "tcp", address)
 	if err != nil {
-		return nil, fmt.Errorf("front door %s: %w", address, err)
+		return nil, err
 	}
-	d, err := newDoor(conn.(*tls.Conn))
+	return conn.(*tls.Conn), nil
+}
+
+// bearer opens what carries the tunnel where UDP is blocked, with the certificate of the last attestation. The tunnel calls it,
+// and keeps it open.
+func (l *link) bearer(ctx context.Context, address string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, doorTimeout)
+	defer cancel()
+	conn, err := l.dial(ctx, address, bearerALPN, l.identified.Load())
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("front door %s: %w", address, err), conn.Close())
+		return nil, fmt.Errorf("tunnel by TLS to %s: %w", address, err)
 	}
-	return d, nil
+	return conn, nil
 }
 
 func newDoor(conn *tls.Conn) (*door, error) {

@@ -14,6 +14,7 @@ import (
 	"math/big"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"sdbox/internal/attest"
@@ -93,7 +94,8 @@ func (u *uplink) write(ctx context.Context) error {
 
 func (u *uplink) close() error { return errors.Join(u.line.Close(), u.media.Close(), u.tunnel.Close()) }
 
-// link brings the box to its gateway and keeps it there: front door, attestation, tunnel, line. Its fields belong to run.
+// link brings the box to its gateway and keeps it there: front door, attestation, tunnel, line. Its fields belong to run, but for
+// identified.
 type link struct {
 	cfg      Config
 	log      *slog.Logger
@@ -101,6 +103,8 @@ type link struct {
 	key      [32]byte // X25519 private, made at this boot
 	public   wire.Key
 	previous []byte // SHA-256 of the last attestation result
+
+	identified atomic.Pointer[tls.Certificate] // of the last attestation
 }
 
 func newLink(cfg Config, events chan<- linkEvent) (*link, error) {
@@ -197,7 +201,7 @@ func (l *link) connectTo(ctx context.Context, address string) (*uplink, error) {
 	if err != nil {
 		return nil, err
 	}
-	tun, err := l.tunnel(lease)
+	tun, err := l.tunnel(lease, address)
 	if err != nil {
 		return nil, err
 	}
@@ -314,6 +318,7 @@ func (l *link) attest(ctx context.Context, address string, certificate *tls.Cert
 		return nil, facts{}, fmt.Errorf("attest: %w", err)
 	}
 	l.previous = sum(lease.Result)
+	l.identified.Store(certificate)
 	return lease, facts{
 		gatewayCertificate: sum(d.gateway.Raw),
 		gatewayTunnelKey:   lease.GatewayKey,
@@ -323,8 +328,8 @@ func (l *link) attest(ctx context.Context, address string, certificate *tls.Cert
 	}, nil
 }
 
-// tunnel opens the box's end of the lease.
-func (l *link) tunnel(lease *wire.Lease) (*tunnel.Box, error) {
+// tunnel opens the box's end of the lease, by UDP, and by TLS to the address of the front door.
+func (l *link) tunnel(lease *wire.Lease, address string) (*tunnel.Box, error) {
 	own, err := netip.ParseAddr(lease.Address)
 	if err != nil {
 		return nil, fmt.Errorf("lease: %w", err)
@@ -343,6 +348,7 @@ func (l *link) tunnel(lease *wire.Lease) (*tunnel.Box, error) {
 	}
 	return tunnel.NewBox(tunnel.BoxConfig{
 		Key: l.key, Address: own, GatewayKey: lease.GatewayKey, GatewayAddress: gateway, PSK: lease.PSK, Endpoints: endpoints, Log: l.log,
+		Dial: func(ctx context.Context) (net.Conn, error) { return l.bearer(ctx, address) },
 	})
 }
 

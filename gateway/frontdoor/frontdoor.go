@@ -6,6 +6,9 @@
 //	no certificate      Hello, EnrolRequest -> EnrolChallenge -> EnrolAnswer -> EnrolResult
 //	device certificate  Hello, NonceRequest -> Nonce -> Evidence -> Lease
 //	either              Refused B03, with the reason in the log and in the audit only
+//
+// A box that has its peer may open one connection more (BearerALPN): it carries the tunnel's packets where UDP is blocked, and
+// lives as long as the peer.
 package frontdoor
 
 import (
@@ -36,6 +39,9 @@ import (
 
 // ALPN is the protocol of the front door: line frames with wire messages.
 const ALPN = "sdbox/1"
+
+// BearerALPN is the protocol of a connection that carries a box's tunnel: framed packets (internal/tunnel).
+const BearerALPN = "sdbox-wg/1"
 
 // How long a connection may last. A TPM signs in less than a second, and none that we know needs 20.
 const (
@@ -115,13 +121,15 @@ func New(conf Config) (*Door, error) {
 func (d *Door) tlsConfig() *tls.Config {
 	return &tls.Config{
 		Certificates: []tls.Certificate{d.conf.Identity}, MinVersion: tls.VersionTLS13, CurvePreferences: []tls.CurveID{tls.X25519MLKEM768},
-		NextProtos: []string{ALPN}, SessionTicketsDisabled: true, ClientAuth: tls.RequestClientCert,
+		NextProtos: []string{ALPN, BearerALPN}, SessionTicketsDisabled: true, ClientAuth: tls.RequestClientCert,
 		VerifyConnection: func(cs tls.ConnectionState) error {
 			switch {
 			case cs.CurveID != tls.X25519MLKEM768:
 				return fmt.Errorf("front door: key exchange %v, want X25519MLKEM768", cs.CurveID)
-			case cs.NegotiatedProtocol != ALPN:
-				return fmt.Errorf("front door: protocol %q, want %q", cs.NegotiatedProtocol, ALPN)
+			case cs.NegotiatedProtocol != ALPN && cs.NegotiatedProtocol != BearerALPN:
+				return fmt.Errorf("front door: protocol %q, want %q or %q", cs.NegotiatedProtocol, ALPN, BearerALPN)
+			case len(cs.PeerCertificates) == 0 && cs.NegotiatedProtocol == BearerALPN:
+				return errors.New("front door: a tunnel bearer without a device certificate")
 			case len(cs.PeerCertificates) == 0:
 				return nil
 			}
@@ -156,9 +164,12 @@ func (d *Door) Serve(ctx context.Context, ln net.Listener) error {
 		select {
 		case places <- struct{}{}:
 			all.Go(func() {
-				d.serve(ctx, conn, conf)
-				d.leave(source)
-				<-places
+				release := sync.OnceFunc(func() {
+					d.leave(source)
+					<-places
+				})
+				defer release()
+				d.serve(ctx, conn, conf, release)
 			})
 		default:
 			d.leave(source)
@@ -212,30 +223,44 @@ type visit struct {
 	nonce    nonce
 }
 
-func (d *Door) serve(ctx context.Context, conn net.Conn, conf *tls.Config) {
+// serve answers one connection. A bearer releases its place among those that have proved nothing yet.
+func (d *Door) serve(ctx context.Context, conn net.Conn, conf *tls.Config, release func()) {
 	defer conn.Close()
-	ctx, cancel := context.WithTimeout(ctx, conversationTime)
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { conn.Close() }) // whatever it waits for
-	defer stop()
-	v, err := d.welcome(ctx, tls.Server(conn, conf), conn.RemoteAddr().String())
-	if err == nil && v.device == nil {
-		err = v.enrol(ctx)
-	} else if err == nil {
-		err = v.attest(ctx)
+	secure := tls.Server(conn, conf)
+	from := conn.RemoteAddr().String()
+	limited, cancel := context.WithTimeout(ctx, handshakeTime)
+	err := secure.HandshakeContext(limited)
+	cancel()
+	switch {
+	case err != nil:
+		err = fmt.Errorf("handshake: %w", err)
+	case secure.ConnectionState().NegotiatedProtocol == BearerALPN:
+		err = d.carry(ctx, secure, release)
+	default:
+		err = d.converse(ctx, secure, from)
 	}
 	if err != nil {
-		d.conf.Log.Info("visit ended", "room", "frontdoor", "from", conn.RemoteAddr().String(), "err", err)
+		d.conf.Log.Info("visit ended", "room", "frontdoor", "from", from, "err", err)
 	}
 }
 
-// welcome makes the TLS handshake and exchanges Hellos.
-func (d *Door) welcome(ctx context.Context, conn *tls.Conn, from string) (*visit, error) {
-	limited, cancel := context.WithTimeout(ctx, handshakeTime)
+func (d *Door) converse(ctx context.Context, conn *tls.Conn, from string) error {
+	ctx, cancel := context.WithTimeout(ctx, conversationTime)
 	defer cancel()
-	if err := conn.HandshakeContext(limited); err != nil {
-		return nil, fmt.Errorf("handshake: %w", err)
+	stop := context.AfterFunc(ctx, func() { conn.NetConn().Close() }) // whatever it waits for
+	defer stop()
+	v, err := d.welcome(conn, from)
+	if err != nil {
+		return err
 	}
+	if v.device == nil {
+		return v.enrol(ctx)
+	}
+	return v.attest(ctx)
+}
+
+// welcome exchanges Hellos.
+func (d *Door) welcome(conn *tls.Conn, from string) (*visit, error) {
 	cs := conn.ConnectionState()
 	v := &visit{door: d, from: from}
 	var err error

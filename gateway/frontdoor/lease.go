@@ -39,6 +39,7 @@ type Lease struct {
 type lease struct {
 	Lease
 	previous appraise.Previous
+	path     tunnel.Path // how the box is reached
 }
 
 // Lease returns the lease behind an inner address.
@@ -185,6 +186,7 @@ func (v *visit) lease(ctx context.Context, m *wire.Evidence, box registry.Box, r
 	l := lease{
 		Lease:    Lease{Serial: box.Serial, Address: box.Address, TunnelKey: m.TunnelKey, Certificate: v.hash, Result: hash, Expires: time.Now().Add(d.conf.Lease)},
 		previous: appraise.Previous{Statement: statement, Result: result},
+		path:     tunnel.Path{Bearer: tunnel.UDP, Address: outerAddress(v.from)},
 	}
 	psk := tunnel.NewPSK()
 	if err := d.grant(l, psk, box.Outer); err != nil {
@@ -197,6 +199,15 @@ func (v *visit) lease(ctx context.Context, m *wire.Evidence, box registry.Box, r
 	}, nil
 }
 
+// outerAddress is the address of host:port; the zero one is no box's.
+func outerAddress(hostport string) netip.Addr {
+	at, err := netip.ParseAddrPort(hostport)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return at.Addr().Unmap().WithZone("")
+}
+
 // grant makes the peer and the lease one after the other, for one box at a time.
 func (d *Door) grant(l lease, psk [32]byte, outer []netip.Prefix) error {
 	if len(outer) == 0 {
@@ -205,11 +216,14 @@ func (d *Door) grant(l lease, psk [32]byte, outer []netip.Prefix) error {
 	d.granting.Lock()
 	defer d.granting.Unlock()
 	peer := tunnel.Peer{PublicKey: l.TunnelKey, PSK: psk, Address: l.Address, Expires: l.Expires, AllowedOuter: outer,
-		OnEnd: func(why tunnel.Reason) { d.ended(l.Address, l.TunnelKey, why) }}
+		OnEnd: func(why tunnel.Reason) { d.ended(l.Address, l.TunnelKey, why) }, OnPath: func(p tunnel.Path) { d.moved(l.Address, l.TunnelKey, p) }}
 	if err := d.conf.Tunnel.AddPeer(peer); err != nil {
 		return err
 	}
 	d.mu.Lock()
+	if before, ok := d.leases[l.Address]; ok && before.TunnelKey == l.TunnelKey {
+		l.path = before.path
+	}
 	d.leases[l.Address] = l
 	d.mu.Unlock()
 	return nil

@@ -437,10 +437,10 @@ func TestLadder(t *testing.T) {
 	}
 	t.Run("silence", func(t *testing.T) {
 		r := start()
-		r.run(1500*time.Millisecond, never, true)
+		r.run(time.Second, never, true)
 		require.False(t, r.onTLS)
-		r.run(500*time.Millisecond, never, true)
-		require.True(t, r.onTLS, "after 2 s")
+		r.run(750*time.Millisecond, never, true)
+		require.True(t, r.onTLS, "after 1.5 s and a step")
 	})
 	t.Run("loss", func(t *testing.T) {
 		r := start()

@@ -16,6 +16,8 @@ const (
 	hurryRedial = time.Second      // while UDP does not answer
 	soundStream = 10 * time.Second // a connection that lasted this long was accepted
 
+	workTime = time.Second // a box that sent something this long ago is busy
+
 	// After a change of bearer the gateway must hear from the box by the new one, or it goes on sending by the old. A late
 	// packet by the old one may pull it back, hence twice.
 	secondWord = 200 * time.Millisecond
@@ -57,7 +59,7 @@ func (b *Box) climb(ctx context.Context) {
 			l.prefer(time.Now())
 		}
 		before := l.onTLS
-		o := l.step(time.Now(), time.Since(b.bind.start)-time.Duration(b.bind.spoke.Load()) < 2*ladderTick)
+		o := l.step(time.Now(), time.Since(b.bind.start)-time.Duration(b.bind.spoke.Load()) < workTime)
 		if l.onTLS != before {
 			b.choose(l.onTLS)
 			again.Reset(secondWord)

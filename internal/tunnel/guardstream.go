@@ -26,6 +26,9 @@ type Path struct {
 	Address netip.Addr // outer, of the box
 }
 
+// String is the path as logs have it: "udp 192.0.2.7".
+func (p Path) String() string { return string(p.Bearer) + " " + p.Address.String() }
+
 var (
 	errNoLease = errors.New("the box has no lease")
 	errOutside = errors.New("the box may not speak from there")

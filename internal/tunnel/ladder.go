@@ -6,14 +6,16 @@ import "time"
 
 // How a box chooses between UDP and TLS (implementation).
 const (
-	ladderTick = 500 * time.Millisecond // and how often a bearer is probed that matters now
+	ladderTick = 250 * time.Millisecond
 
-	calmProbe   = 5 * time.Second  // the active bearer of a box that says nothing
-	warmProbe   = 10 * time.Second // TLS in reserve
-	searchProbe = 2 * time.Second  // UDP while it does not answer
+	owedProbe   = ladderTick             // the active bearer while an answer is owed
+	busyProbe   = 500 * time.Millisecond // while the box has something to say
+	calmProbe   = 5 * time.Second        // else
+	warmProbe   = 10 * time.Second       // TLS in reserve
+	searchProbe = 2 * time.Second        // UDP while it does not answer
 
-	silenceLimit = 1400 * time.Millisecond // of the active UDP; three ticks, less their jitter
-	streamLimit  = 6 * time.Second         // of TLS: then it is made anew
+	silenceLimit = 950 * time.Millisecond // of the active UDP: four probes unanswered
+	streamLimit  = 6 * time.Second        // of TLS: then it is made anew
 	forgetProbe  = 30 * time.Second
 	answerLimit  = time.Second // an answer that takes longer is no longer counted as good
 
@@ -116,7 +118,7 @@ func (r *road) lossy() bool {
 // ladder decides which bearer carries, and when which one is probed. UDP is better where it works: a lost packet holds
 // up no other. It is owned by one goroutine.
 //
-//	on UDP -- 1.4 s without an answer, 30 % lost, or far slower than TLS; TLS is there ----> on TLS
+//	on UDP -- 1 s without an answer, 30 % lost, or far slower than TLS; TLS is there ----> on TLS
 //	on TLS -- 6 full-size answers in a row over the wait (3 s; doubled after a short stay) -> on UDP
 type ladder struct {
 	udp, tls road
@@ -157,8 +159,11 @@ func (l *ladder) step(now time.Time, busy bool) (o orders) {
 	o.redial = l.tlsUp && l.tls.silence(now) >= streamLimit
 	due := func(r *road, every time.Duration) bool { return now.Sub(r.last) >= every-ladderTick/5 }
 	anxious := func(r *road) time.Duration {
-		if busy || r.silence(now) > 0 {
-			return ladderTick
+		switch {
+		case r.silence(now) > 0:
+			return owedProbe
+		case busy:
+			return busyProbe
 		}
 		return calmProbe
 	}
@@ -166,7 +171,7 @@ func (l *ladder) step(now time.Time, busy bool) (o orders) {
 	if l.onTLS {
 		toUDP, toTLS = searchProbe, anxious(&l.tls)
 		if l.udp.streak > 0 {
-			toUDP = ladderTick
+			toUDP = busyProbe
 		}
 	}
 	if due(&l.udp, toUDP) {
@@ -202,7 +207,7 @@ func (l *ladder) slow() bool {
 }
 
 func (l *ladder) up(now time.Time) {
-	patient := l.udp.streak >= goodProbes && now.Sub(l.udp.good) >= l.wait-ladderTick && !l.slow()
+	patient := l.udp.streak >= goodProbes && now.Sub(l.udp.good) >= l.wait-busyProbe && !l.slow()
 	if patient || !l.tlsUp && l.udp.streak > 0 {
 		l.onTLS, l.since = false, now
 	}
