@@ -3,9 +3,9 @@
 package main
 
 import (
-	"fmt"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 
 	"sdbox/internal/lab/day"
