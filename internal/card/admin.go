@@ -29,7 +29,7 @@ const (
 
 // Authenticate proves the management key 9B, AES-192 (24 bytes) or AES-256 (32 bytes), to the card and the card's knowledge
 // of it to us: mutual authentication by GENERAL AUTHENTICATE (SP 800-73-5 Part 2, Appendix A.1). Two commands. It opens
-// Generate and PutObject until the next reset or Select of another application. A wrong key is ErrManagementKey; a card that
+// Generate and PutObject until the next reset, on some cards until the next Select. A wrong key is ErrManagementKey; a card that
 // takes the key and cannot prove it, ErrBadCard.
 func (c *Card) Authenticate(key []byte) error {
 	block, alg, err := managementCipher(key)

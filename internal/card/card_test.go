@@ -141,6 +141,24 @@ func TestThreeWrongFingersBlock(t *testing.T) {
 	require.NoError(t, c.VerifyFinger(card.RefFinger, p.impression(1)), "the desk helps")
 }
 
+func TestSecondFingerCountsAlone(t *testing.T) {
+	p := issue(t, 0)
+	c, err := card.Select(p, card.Limits{})
+	require.NoError(t, err)
+	var status *card.StatusError
+	require.ErrorAs(t, c.VerifyFinger(card.RefFinger2, p.impression(1)), &status)
+	require.Equal(t, uint16(0x6A88), status.SW, "not enrolled")
+	second := fingersim.NewFinger(9)
+	require.NoError(t, p.Enrol(card.RefFinger2, second.Reference().Encode()))
+	require.Error(t, c.VerifyFinger(card.RefFinger2, p.impression(1)), "the first finger is not the second")
+	require.Equal(t, 3, p.Tries(card.RefFinger))
+	require.Equal(t, 2, p.Tries(card.RefFinger2))
+	require.NoError(t, c.VerifyFinger(card.RefFinger2, second.Reference().Encode()))
+	digest := sha256.Sum256(nil)
+	_, err = c.Signer(card.Slot9A, p.pub).Sign(nil, digest[:], crypto.SHA256)
+	require.NoError(t, err)
+}
+
 func TestWrongFingerTakesRightsAway(t *testing.T) {
 	p := issue(t, 0)
 	c, err := card.Select(p, card.Limits{})

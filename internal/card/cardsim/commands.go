@@ -154,7 +154,7 @@ func (s *Sim) dispatchLocked(c command) ([]byte, status) {
 }
 
 // selectLocked: SP 800-73-5 Part 2, 3.1.1. Selecting the selected application again, or failing to select another, changes
-// nothing: verified references stay.
+// nothing: verified references stay. A YubiKey closes all on every SELECT, and its programs count on that to read the tries.
 func (s *Sim) selectLocked(c command) ([]byte, status) {
 	if c.p1 != 0x04 || c.p2 != 0x00 {
 		return nil, swBadParameter
@@ -162,7 +162,7 @@ func (s *Sim) selectLocked(c command) ([]byte, status) {
 	if len(c.data) < 5 || !bytes.HasPrefix([]byte(applicationID), c.data) {
 		return nil, swNotFound
 	}
-	if !s.ram.selected {
+	if !s.ram.selected || s.profile.yubico {
 		s.ram = ram{selected: true, verified: map[byte]bool{}}
 	}
 	return applicationTemplate(s.profile.label), swOK

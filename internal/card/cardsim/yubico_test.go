@@ -124,6 +124,9 @@ func TestYubiKeyStatusWords(t *testing.T) {
 		step{"management key that wants touch", "00FFFFFE1B0A9B18" + strings.Repeat("AB", 24), "6A86"},
 		step{"AES-256", "00FFFFFF230C9B20" + strings.Repeat("AB", 32), "9000"},
 	)
+	play(t, s, step{"PIN", "0020008008" + pin123456, "9000"}, step{"PIN verified", "00200080", "9000"},
+		step{"select again", testSelect, "9000"}, step{"closes the PIN", "00200080", "63C3"}, step{"and the desk", generate9A, "6982"})
+	manage(t, s)
 	s.Reset()
 	play(t, s, step{"select", testSelect, "9000"}, step{"rights end with a reset", generate9A, "6982"})
 	manage(t, s)

@@ -190,7 +190,9 @@ func yubicoTool(t *testing.T, reader string) {
 		return run(t, "yubico-piv-tool", append([]string{"--reader", reader}, args...)...)
 	}
 	require.Contains(t, tool("-a", "version"), "5.7.4")
-	require.Contains(t, tool("-a", "status"), "Ada Martin")
+	status := tool("-a", "status")
+	require.Contains(t, status, "Ada Martin")
+	require.Regexp(t, `PIN tries left:\s*3`, status, "the PIN given to piv-go is not open here")
 	tool("-a", "generate", "-s", "83", "-A", "ECCP256", "-o", public)
 	text, err := os.ReadFile(public)
 	require.NoError(t, err)
