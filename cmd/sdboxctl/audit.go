@@ -20,6 +20,8 @@ import (
 type auditCmd struct {
 	Export auditExport `cmd:"" help:"Fetch the whole audit log into a new folder."`
 	Verify auditVerify `cmd:"" help:"Check an exported audit log; needs no gateway."`
+
+	Session auditSession `cmd:"" help:"Check the evidence of one session from the roots: box, state, card, tunnel, bubble."`
 }
 
 type auditExport struct {
@@ -28,23 +30,44 @@ type auditExport struct {
 
 // Run fetches the log.
 func (a *auditExport) Run(ctx context.Context, c *cli, out *printer) error {
-	cl, err := newClient(c.Config)
+	n, err := fetch(ctx, c, a.Dir)
 	if err != nil {
 		return err
+	}
+	return out.print(exportReport{Dir: a.Dir, Files: n})
+}
+
+// fetch exports the whole log into a new folder and returns how many files it has.
+func fetch(ctx context.Context, c *cli, dir string) (int, error) {
+	cl, err := newClient(c.Config)
+	if err != nil {
+		return 0, err
 	}
 	resp, err := cl.send(ctx, "GET", "audit/export", nil)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer resp.Body.Close()
-	if err := os.Mkdir(a.Dir, 0o700); err != nil {
-		return hint(exitConflict, fmt.Errorf("export: %w", err), "name a folder that does not exist yet")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return 0, hint(exitConflict, fmt.Errorf("export: %w", err), "name a folder that does not exist yet")
 	}
-	n, err := unpack(resp.Body, a.Dir)
+	n, err := unpack(resp.Body, dir)
 	if err != nil {
-		return errors.Join(fmt.Errorf("export: %w", err), os.RemoveAll(a.Dir)) // half an export is worse than none
+		return 0, errors.Join(fmt.Errorf("export: %w", err), os.RemoveAll(dir)) // half an export is worse than none
 	}
-	return out.print(exportReport{Dir: a.Dir, Files: n})
+	return n, nil
+}
+
+// broken says what to make of a log that does not verify.
+func broken(err error) error {
+	var bad *audit.BadRowError
+	switch {
+	case errors.As(err, &bad):
+		return hint(exitBadAudit, err, fmt.Sprintf("row %d is the first that is wrong; those before it are as they were sealed", bad.Row))
+	case errors.Is(err, merkle.ErrDamaged):
+		return hint(exitBadAudit, err, "the seals themselves do not hold together: compare with a checkpoint kept elsewhere")
+	}
+	return err
 }
 
 type exportReport struct {
@@ -106,14 +129,8 @@ func (a *auditVerify) Run(out *printer) error {
 		kept = append(kept, text)
 	}
 	report, err := audit.Verify(a.Dir, strings.TrimSpace(string(key)), kept...)
-	var bad *audit.BadRowError
-	switch {
-	case errors.As(err, &bad):
-		return hint(exitBadAudit, err, fmt.Sprintf("row %d is the first that is wrong; those before it are as they were sealed", bad.Row))
-	case errors.Is(err, merkle.ErrDamaged):
-		return hint(exitBadAudit, err, "the seals themselves do not hold together: compare with a checkpoint kept elsewhere")
-	case err != nil:
-		return err
+	if err != nil {
+		return broken(err)
 	}
 	return out.print(verifyReport{OK: true, Log: report.Log, Rows: report.Rows, Root: hex.EncodeToString(report.Root[:]),
 		First: stamp(report.First), Last: stamp(report.Last), Erased: report.Erased})

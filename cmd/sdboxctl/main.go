@@ -4,7 +4,7 @@
 // sessions, and checks the audit log. It speaks the console's API with an operator certificate; audit verify needs no gateway.
 //
 // Exit codes: 0 done; 1 failed; 2 wrong use; 3 no such thing; 4 not allowed; 5 already there, or its state forbids it;
-// 6 the gateway does not answer; 7 the audit log does not verify.
+// 6 the gateway does not answer; 7 the audit log, or the evidence of a session, does not verify.
 package main
 
 import (

@@ -10,11 +10,16 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"sdbox/firmware/reference"
 	"sdbox/gateway/audit"
 	"sdbox/gateway/registry"
 	"sdbox/gateway/store"
+	"sdbox/internal/ident"
 	"sdbox/internal/merkle"
+	"sdbox/pki/ca"
+	"sdbox/pki/profile"
 
 	"github.com/stretchr/testify/require"
 )
@@ -100,4 +105,38 @@ func TestUnpackStaysInItsFolder(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, left, 1)
 	}
+}
+
+// A session is checked from roots that are given; what is missing in them, or in the log, is said with the next thing to try.
+func TestAuditSessionSaysWhatItCannotCheck(t *testing.T) {
+	dir, key := exported(t)
+	base := t.TempDir()
+	pki, release := filepath.Join(base, "pki"), filepath.Join(base, "release.pub")
+	require.NoError(t, ca.Init(pki, "lab", "", time.Now()))
+	authority, err := ca.Open(pki, profile.Cards, "")
+	require.NoError(t, err)
+	roots := filepath.Join(base, "ca.pem")
+	require.NoError(t, os.WriteFile(roots, authority.Trust().PEM(), 0o600))
+	_, public, err := reference.GenerateKey("release-1.lab")
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(release, []byte(public+"\n"), 0o600))
+	id := ident.NewID().String()
+	check := func(id, ca string, more ...string) (int, string) {
+		code, _, errs := command(t, append([]string{"audit", "session", id, "--dir", dir, "--key", key, "--ca", ca, "--release", release}, more...)...)
+		return code, errs
+	}
+	code, errs := check(id, roots)
+	require.Equal(t, exitNotFound, code, errs)
+	require.Contains(t, errs, "no such session")
+	code, errs = check("x", roots)
+	require.Equal(t, exitUsage, code, errs)
+	code, errs = check(id, key)
+	require.Equal(t, exitUsage, code, errs)
+	require.Contains(t, errs, "ca.pem")
+	code, errs = check(id, roots, "--threshold", "2")
+	require.Equal(t, exitUsage, code, errs)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "rows.jsonl"), nil, 0o600))
+	code, errs = check(id, roots)
+	require.Equal(t, exitBadAudit, code, errs)
+	require.Contains(t, errs, "audit row 1: cut off")
 }

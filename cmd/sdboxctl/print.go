@@ -88,6 +88,8 @@ func (p *printer) more(t io.Writer, v any) {
 		why(t, v)
 	case exportReport:
 		fmt.Fprintf(t, "%d files in %s; check them with sdboxctl audit verify\n", v.Files, v.Dir)
+	case sessionReport:
+		session(t, v)
 	case verifyReport:
 		fmt.Fprintf(t, "The audit log %s is whole: %d rows, %s to %s, tree %s\n", v.Log, v.Rows, v.First, v.Last, v.Root)
 	default:
@@ -121,6 +123,17 @@ func why(t io.Writer, list []console.Why) {
 			fmt.Fprintf(t, "  %s: %s\n", k, w.Detail[k])
 		}
 	}
+}
+
+// session tells what a session's evidence proves, a line for each part.
+func session(t io.Writer, s sessionReport) {
+	row(t, "box", s.Box+", by its TPM and its certificate")
+	row(t, "state", fmt.Sprintf("as in the signed reference %s, in each of %d attestations", s.Reference, s.Attestations))
+	row(t, "card", fmt.Sprintf("%s of person %s, %s", s.Card, s.Person, s.Method))
+	row(t, "tunnel", "to gateway "+s.Gateway+", the one that card and box signed")
+	row(t, "bubble", fmt.Sprintf("%s, within %d grants", strings.Join(s.Bubbles, ", "), s.Grants))
+	row(t, "time", fmt.Sprintf("%s to %s", s.LoggedIn, s.Last))
+	fmt.Fprintf(t, "Nothing was exchanged in session %s. The audit log is whole: %d rows.\n", s.Session, s.Rows)
 }
 
 func stamp(t time.Time) string {

@@ -87,6 +87,9 @@ func (f *file) checkBox() error {
 		}
 		f.report.Attestations++
 	}
+	if f.elsewhere != "" {
+		return broken(Box, f.login, "the attestation result is that of %s", f.elsewhere)
+	}
 	if f.state.row == nil || f.state.row.Fields["result_sha256"] != f.login.Fields["result_sha256"] {
 		return broken(State, f.login, "the box was not attested with the result %.16s...", f.login.Fields["result_sha256"])
 	}

@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
+	"errors"
 	"fmt"
 
 	"sdbox/internal/seal"
@@ -79,6 +80,9 @@ func (f *file) openGrant(row *event) (granted, error) {
 			return g, f.checkGrant(&g)
 		}
 		g.claims = wire.GrantClaims{}
+		if errors.Is(refused, seal.ErrAudience) {
+			return g, broken(Box, row, "the grant is for another box: %v", refused)
+		}
 	}
 	return g, broken(Bubble, row, "no gateway of this house gave this grant: %v", refused)
 }

@@ -114,6 +114,24 @@ func VerifySession(dir, verifier string, id ident.ID, roots Roots) (SessionRepor
 	return f.report, nil
 }
 
+// Sessions lists the sessions of an export in which somebody logged in, the oldest first. Verify the export before.
+func Sessions(dir string) (ids []ident.ID, err error) {
+	err = each(dir, func(e event) error {
+		if e.Action != "login.proved" {
+			return nil
+		}
+		id, err := ident.ParseID(e.Session)
+		if err == nil && !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("audit export: %w", err)
+	}
+	return ids, nil
+}
+
 // file is the evidence of one session, as the log holds it.
 type file struct {
 	roots  Roots
@@ -129,6 +147,7 @@ type file struct {
 	results  map[string]int64 // the rows of all results of its box, by their hash
 
 	create, login *event
+	elsewhere     string // the box that the login's result was given to, if it is another
 	certificate   []byte // the device certificate
 	person        profile.Person
 	gateway       gatewayEnd
@@ -196,7 +215,13 @@ func collect(dir string, id ident.ID) (*file, error) {
 	f.cards, f.members = cards["card:"+f.create.Fields["card"]], members["person:"+f.create.Fields["person"]]
 	last := f.session[len(f.session)-1].Seq
 	return f, each(dir, func(e event) error {
-		if e.Action != "box.attested" || e.Object != "box:"+f.create.Fields["box"] || e.Seq > last {
+		if e.Action != "box.attested" || e.Seq > last {
+			return nil
+		}
+		if e.Object != "box:"+f.create.Fields["box"] {
+			if e.Fields["result_sha256"] == f.login.Fields["result_sha256"] {
+				f.elsewhere = e.Object
+			}
 			return nil
 		}
 		f.results[e.Fields["result_sha256"]] = e.Seq

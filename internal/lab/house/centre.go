@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"sdbox/firmware/reference"
+	"sdbox/gateway/audit"
 	"sdbox/internal/attest"
 	"sdbox/internal/tpm/tpmsim"
 )
@@ -80,6 +81,7 @@ func (s *Site) startGateway(ctx context.Context) error {
 		os.WriteFile(filepath.Join(dir, "gateway.toml"), []byte(gatewayConfig(public)), 0o644),
 		os.WriteFile(filepath.Join(dir, "ctl.toml"), []byte(ctlConfig()), 0o644),
 		os.WriteFile(filepath.Join(dir, "reference.note"), note, 0o644),
+		os.WriteFile(filepath.Join(dir, "release.pub"), []byte(public+"\n"), 0o644),
 		os.WriteFile(filepath.Join(dir, "ek-roots.pem"), s.Boxes[0].TPM.EKRoots(), 0o644))
 	if err != nil {
 		return err
@@ -201,12 +203,30 @@ func (s *Site) Ctl(ctx context.Context, args ...string) ([]byte, error) {
 	return s.Gateway.Run(ctx, Account{}, searchPath(), binDir+"/sdboxctl", args...)
 }
 
-// VerifyAudit exports the audit log and has sdboxctl verify it on the host, which cannot reach the gateway.
+// VerifyAudit exports the audit log and has sdboxctl verify it on the host, which cannot reach the gateway: the log, and the evidence
+// of every session in which somebody logged in.
 func (s *Site) VerifyAudit(ctx context.Context) error {
 	name := fmt.Sprintf("audit-export-%d", time.Now().UnixMilli())
 	if _, err := s.Ctl(ctx, "audit", "export", filepath.Join(insideDir, name)); err != nil {
 		return err
 	}
-	_, err := s.program(ctx, "sdboxctl", "audit", "verify", filepath.Join(s.Gateway.dir, name), "--key", filepath.Join(s.Gateway.dir, "state", "audit.pub"))
-	return err
+	export, key := filepath.Join(s.Gateway.dir, name), filepath.Join(s.Gateway.dir, "state", "audit.pub")
+	if _, err := s.program(ctx, "sdboxctl", "audit", "verify", export, "--key", key); err != nil {
+		return err
+	}
+	sessions, err := audit.Sessions(export)
+	if err != nil {
+		return err
+	}
+	if len(sessions) == 0 {
+		return errors.New("nobody logged in, says the audit log")
+	}
+	for _, id := range sessions {
+		_, err := s.program(ctx, "sdboxctl", "audit", "session", id.String(), "--dir", export, "--key", key,
+			"--ca", filepath.Join(s.Gateway.dir, "state", "tls", "ca.pem"), "--release", filepath.Join(s.Gateway.dir, "release.pub"))
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }

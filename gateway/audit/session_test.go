@@ -1,0 +1,536 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package audit
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"sdbox/firmware/reference"
+	"sdbox/gateway/appraise"
+	"sdbox/gateway/store"
+	"sdbox/internal/attest"
+	"sdbox/internal/ident"
+	"sdbox/internal/merkle"
+	"sdbox/internal/seal"
+	"sdbox/internal/tpm"
+	"sdbox/internal/tpm/tpmsim"
+	"sdbox/internal/wire"
+	"sdbox/pki/ca"
+	"sdbox/pki/profile"
+)
+
+// machine is a simulated TPM with the recorded boot, certified as a box.
+type machine struct {
+	chip        *tpm.TPM
+	ak          []byte
+	certificate []byte
+	spki        []byte
+	tunnel      wire.Key
+}
+
+// card is a person's card.
+type card struct {
+	guid        ident.GUID
+	person      ident.ID
+	auth, here  *ecdsa.PrivateKey
+	certificate []byte
+}
+
+// past is everything that makes the evidence of sessions: real certificates, a real quote, real signatures.
+type past struct {
+	t        *testing.T
+	roots    Roots
+	verifier *appraise.Verifier
+	note     []byte
+	gateways *ca.Authority
+	cards    *ca.Authority
+	devices  *ca.Authority
+	gateway  *ca.Issued
+	key      *ecdsa.PrivateKey
+	signer   *seal.Signer
+	tunnel   wire.Key
+	release  string
+}
+
+func newECKey(t *testing.T) *ecdsa.PrivateKey {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	return key
+}
+
+func newPast(t *testing.T) *past {
+	p := &past{t: t, key: newECKey(t)}
+	pki := filepath.Join(t.TempDir(), "pki")
+	require.NoError(t, ca.Init(pki, "lab", "", time.Now()))
+	for name, into := range map[profile.Issuer]**ca.Authority{profile.Gateways: &p.gateways, profile.Cards: &p.cards, profile.Devices: &p.devices} {
+		var err error
+		*into, err = ca.Open(pki, name, "")
+		require.NoError(t, err)
+	}
+	gateway, err := p.gateways.Issue(profile.Gateway{Name: "gw1", Key: p.key.Public()})
+	require.NoError(t, err)
+	p.gateway = &gateway
+	p.signer, err = seal.NewSigner(p.key, "gw1.lab")
+	require.NoError(t, err)
+	rand.Read(p.tunnel[:])
+	boot, err := tpmsim.RecordedBoot()
+	require.NoError(t, err)
+	predicted := tpmsim.Predict(boot)
+	values := reference.Values{Name: "lab", Version: "1"}
+	for _, r := range attest.Registers() {
+		values.PCRs = append(values.PCRs, reference.PCR{Index: r, Digest: predicted[r]})
+	}
+	secret, public, err := reference.GenerateKey("release-1.lab")
+	require.NoError(t, err)
+	p.release = secret
+	p.note, err = reference.Sign(values, secret)
+	require.NoError(t, err)
+	notes, err := reference.NewTrust(1, public)
+	require.NoError(t, err)
+	p.verifier = appraise.New(notes, "sdbox", "gw1")
+	require.NoError(t, p.verifier.Use(p.note))
+	p.roots = Roots{Trust: p.gateways.Trust(), Notes: notes}
+	return p
+}
+
+func (p *past) machine(serial string) *machine {
+	dir := p.t.TempDir()
+	sim, err := tpmsim.Start(context.Background(), tpmsim.Config{Dir: dir, Socket: filepath.Join(dir, "s")})
+	require.NoError(p.t, err)
+	p.t.Cleanup(func() { require.NoError(p.t, sim.Stop()) })
+	boot, err := tpmsim.RecordedBoot()
+	require.NoError(p.t, err)
+	require.NoError(p.t, tpmsim.Boot(filepath.Join(dir, "s"), boot))
+	m := &machine{}
+	m.chip, err = tpm.Open(sim.Spec())
+	require.NoError(p.t, err)
+	p.t.Cleanup(func() { require.NoError(p.t, m.chip.Close()) })
+	request, err := attest.NewEnrolment(m.chip)
+	require.NoError(p.t, err)
+	enrolment, _, err := attest.Challenge(request)
+	require.NoError(p.t, err)
+	issued, err := p.devices.Issue(profile.Device{Serial: serial, AKName: enrolment.AKName, Key: enrolment.Device})
+	require.NoError(p.t, err)
+	m.ak, m.certificate, m.spki = enrolment.AKName, issued.Chain[0], issued.Certificate.RawSubjectPublicKeyInfo
+	rand.Read(m.tunnel[:])
+	return m
+}
+
+func (p *past) card(name string) *card {
+	c := &card{auth: newECKey(p.t), here: newECKey(p.t), person: ident.NewID()}
+	rand.Read(c.guid[:])
+	issued, err := p.cards.Issue(profile.CardAuth{GUID: c.guid, Name: name, Method: profile.FingerOnCard, Key: c.auth.Public()})
+	require.NoError(p.t, err)
+	c.certificate = issued.Chain[0]
+	return c
+}
+
+func digits(b []byte) string { return hex.EncodeToString(b) }
+
+func sum(b []byte) []byte {
+	s := sha256.Sum256(b)
+	return s[:]
+}
+
+// attestation is a box.attested row as the front door writes it, and what was sealed in it.
+func (p *past) attestation(m *machine, serial string, follows *appraise.Previous) (store.Entry, appraise.Previous) {
+	nonce, exporter := make([]byte, 32), make([]byte, 32)
+	rand.Read(nonce)
+	rand.Read(exporter)
+	var previous []byte
+	if follows != nil {
+		previous = sum(follows.Statement)
+	}
+	spki := p.gateway.Certificate.RawSubjectPublicKeyInfo
+	ev, err := attest.Make(m.chip, attest.Binding{Nonce: nonce, GatewaySPKI: spki, TunnelKey: m.tunnel, Exporter: exporter}, previous)
+	require.NoError(p.t, err)
+	result, err := p.verifier.Appraise(ev, attest.Expectations{Nonce: nonce, DeviceSPKI: m.spki, GatewaySPKI: spki, Exporter: exporter, AKName: m.ak}, follows, time.Now())
+	require.NoError(p.t, err)
+	statement, err := p.signer.Seal(appraise.Type, "lab", time.Minute, result)
+	require.NoError(p.t, err)
+	evidence, err := wire.Canonical(ev)
+	require.NoError(p.t, err)
+	e := store.Entry{Actor: "gateway:gw1", Action: "box.attested", Object: "box:" + serial, Fields: map[string]string{
+		"result": digits(statement), "result_sha256": digits(sum(statement)), "evidence": digits(evidence), "nonce": digits(nonce),
+		"exporter": digits(exporter), "certificate_sha256": digits(sum(m.certificate))}}
+	if follows == nil {
+		e.Fields["certificate"] = digits(m.certificate)
+	}
+	return e, appraise.Previous{Statement: statement, Result: result}
+}
+
+// grant seals one for a session.
+func (p *past) grant(claims wire.GrantClaims) string {
+	statement, err := p.signer.Seal(wire.GrantType, "box:"+claims.Box, 10*time.Minute, claims)
+	require.NoError(p.t, err)
+	return digits(statement)
+}
+
+func (p *past) sign(key *ecdsa.PrivateKey, structure any) string {
+	digest, err := wire.Digest(structure)
+	require.NoError(p.t, err)
+	signature, err := ecdsa.SignASN1(rand.Reader, key, digest[:])
+	require.NoError(p.t, err)
+	return digits(signature)
+}
+
+func (p *past) registered(c *card) store.Entry {
+	spki, err := x509.MarshalPKIXPublicKey(c.here.Public())
+	require.NoError(p.t, err)
+	return store.Entry{Actor: "operator:olga", Action: "card.add", Object: "card:" + c.guid.String(), Fields: map[string]string{
+		"person": c.person.String(), "certificate_sha256": digits(sum(c.certificate)), "presence_key": digits(spki)}}
+}
+
+// story is the rows of one session.
+type story struct {
+	id     ident.ID
+	rows   []store.Entry
+	claims wire.GrantClaims
+	signed wire.Transcript
+}
+
+// row returns the nth row with an action.
+func (s *story) row(action string, n int) *store.Entry {
+	for i := range s.rows {
+		if s.rows[i].Action == action {
+			if n--; n < 0 {
+				return &s.rows[i]
+			}
+		}
+	}
+	panic("no row " + action)
+}
+
+func (s *story) clone() *story {
+	again := *s
+	again.rows = slices.Clone(s.rows)
+	for i := range again.rows {
+		again.rows[i].Fields, again.rows[i].Personal = maps.Clone(s.rows[i].Fields), maps.Clone(s.rows[i].Personal)
+	}
+	return &again
+}
+
+// session is what the log holds of a person who logs in, opens epi and, after a renewal, econ.
+func (p *past) session(m *machine, serial string, c *card) *story {
+	boot, first := p.attestation(m, serial, nil)
+	again, _ := p.attestation(m, serial, &first)
+	id := ident.NewID()
+	s := &story{id: id}
+	nonce, streams := make([]byte, 32), make([]byte, 64)
+	rand.Read(nonce)
+	rand.Read(streams)
+	s.signed = wire.Transcript{Context: wire.LoginContext, Nonce: nonce, GatewayCertificate: sum(p.gateway.Chain[0]), GatewayTunnelKey: p.tunnel,
+		GatewayStream: streams[:32], Result: sum(first.Statement), DeviceCertificate: sum(m.certificate), BoxTunnelKey: m.tunnel, BoxStream: streams[32:],
+		PersonCertificate: sum(c.certificate)}
+	transcript, err := wire.Digest(s.signed)
+	require.NoError(p.t, err)
+	until := time.Now().Add(10 * time.Minute).UnixMilli()
+	s.claims = wire.GrantClaims{Session: id, Epoch: 1, Person: c.person, Card: c.guid.String(), Box: serial, TunnelKey: m.tunnel, Transcript: transcript[:],
+		Method: string(profile.FingerOnCard), Bubbles: []wire.GrantLine{{Bubble: "epi", Until: until}, {Bubble: "econ", Until: until}}}
+	step := func(state string, fields map[string]string) store.Entry {
+		return store.Entry{Actor: "box:" + serial, Action: "session." + state, Object: "session:" + id.String(), Session: id, Fields: fields}
+	}
+	presence := wire.PresenceStatement{Context: wire.PresenceContext, Nonce: nonce, Session: id[:], TunnelKey: m.tunnel}
+	s.rows = []store.Entry{
+		{Actor: "operator:olga", Action: "reference.add", Object: "reference:lab 1", Fields: map[string]string{"note": string(p.note), "note_sha256": digits(sum(p.note))}},
+		{Actor: "gateway:gw1", Action: "gateway.up", Object: "gateway:gw1", Fields: map[string]string{"certificate": digits(p.gateway.Chain[0]), "tunnel_key": digits(p.tunnel[:])}},
+		p.registered(c), boot,
+		step("create", map[string]string{"box": serial, "gateway": "gw1", "person": c.person.String(), "card": c.guid.String()}),
+		{Actor: "box:" + serial, Action: "login.proved", Object: "person:" + c.person.String(), Session: id, Fields: map[string]string{
+			"card": c.guid.String(), "nonce": digits(nonce), "signature": p.sign(c.auth, s.signed), "transcript_sha256": digits(transcript[:]),
+			"certificate_sha256": digits(sum(c.certificate)), "tunnel_key": digits(m.tunnel[:]), "gateway_stream": digits(streams[:32]), "box_stream": digits(streams[32:]),
+			"gateway_sha256": digits(sum(p.gateway.Chain[0])), "gateway_tunnel_key": digits(p.tunnel[:]),
+			"result_sha256": digits(sum(first.Statement)), "device_sha256": digits(sum(m.certificate)),
+		}, Personal: map[string]string{"certificate": digits(c.certificate)}},
+		step("authorised", map[string]string{"grant": p.grant(s.claims)}),
+		step("starting", map[string]string{"bubble": "epi"}), step("active", map[string]string{"bubble": "epi"}), again,
+		step("active", map[string]string{"bubble": "epi", "grant": p.grant(s.claims), "presence_nonce": digits(nonce), "presence_signature": p.sign(c.here, presence)}),
+		step("starting", map[string]string{"bubble": "econ"}), step("active", map[string]string{"bubble": "econ"}), step("suspended", nil),
+	}
+	return s
+}
+
+// stored writes a story's rows into a store and exports its log.
+func stored(t *testing.T, s *story) (dir, verifier string) {
+	h := newHouse(t)
+	for _, e := range s.rows {
+		require.NoError(t, h.store.Change(t.Context(), e, func(*store.Tx) error { return nil }))
+	}
+	return h.export(), h.verifier
+}
+
+// sealed writes a story's rows into an export without a store in between: it is the same, and quicker.
+func sealed(t *testing.T, s *story) (dir, verifier string) {
+	secret, verifier, err := merkle.GenerateKey("gw1.lab/audit")
+	require.NoError(t, err)
+	dir = t.TempDir()
+	log, err := merkle.Open(dir, secret)
+	require.NoError(t, err)
+	var leaves [][]byte
+	var rows bytes.Buffer
+	for i, e := range s.rows {
+		l := store.Leaf{Action: e.Action, Actor: e.Actor, At: time.Now().UnixMilli(), Fields: e.Fields, Object: e.Object, Seq: int64(i + 1)}
+		if !e.Session.IsZero() {
+			l.Session = e.Session.String()
+		}
+		line := exported{Personal: e.Personal}
+		if len(e.Personal) > 0 {
+			line.Salt, l.Personal = []byte{1}, map[string]string{}
+			for k, v := range e.Personal {
+				l.Personal[k] = store.Commit(line.Salt, k, v)
+			}
+		}
+		leaf, err := l.Encode()
+		require.NoError(t, err)
+		line.Leaf = string(leaf)
+		leaves = append(leaves, leaf)
+		require.NoError(t, json.NewEncoder(&rows).Encode(line))
+	}
+	require.NoError(t, log.Append(leaves...))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, rowsFile), rows.Bytes(), 0o600))
+	return dir, verifier
+}
+
+func TestSessionIsProvedFromTheRootsAlone(t *testing.T) {
+	p := newPast(t)
+	good := p.session(p.machine("PARIS-1"), "PARIS-1", p.card("Ada Lovelace"))
+	dir, verifier := stored(t, good)
+	report, err := VerifySession(dir, verifier, good.id, p.roots)
+	require.NoError(t, err)
+	require.Equal(t, []string{"epi", "econ"}, report.Bubbles)
+	require.Equal(t, good.claims.Card, report.Card)
+	require.Equal(t, "PARIS-1", report.Box)
+	require.Equal(t, "lab 1", report.Reference)
+	require.Equal(t, "gw1", report.Gateway)
+	require.Equal(t, string(profile.FingerOnCard), report.Method)
+	require.Equal(t, 2, report.Attestations)
+	require.Equal(t, 2, report.Grants)
+	ids, err := Sessions(dir)
+	require.NoError(t, err)
+	require.Equal(t, []ident.ID{good.id}, ids)
+
+	_, err = VerifySession(dir, verifier, ident.NewID(), p.roots)
+	require.ErrorIs(t, err, ErrNoSession)
+	left := good.clone()
+	left.rows = left.rows[:5]
+	dir, verifier = sealed(t, left)
+	_, err = VerifySession(dir, verifier, good.id, p.roots)
+	require.ErrorIs(t, err, ErrNoLogin)
+	old := good.clone()
+	old.row("login.proved", 0).Personal = nil
+	dir, verifier = sealed(t, old)
+	_, err = VerifySession(dir, verifier, good.id, p.roots)
+	require.ErrorIs(t, err, ErrErased)
+	joined := good.clone()
+	joined.row("session.active", 2).Fields["bubble"] = "late"
+	joined.rows = slices.Insert(joined.rows, 11, store.Entry{Actor: "operator:olga", Action: "membership.add", Object: "person:" + good.claims.Person.String(), Fields: map[string]string{"bubble": "late"}})
+	dir, verifier = sealed(t, joined)
+	_, err = VerifySession(dir, verifier, good.id, p.roots)
+	require.NoError(t, err, "a membership given after the grant")
+}
+
+// Each case is a log that is sealed and whole, by a gateway that wrote one thing other than it happened.
+func TestAuditNamesTheExchangedPart(t *testing.T) {
+	p := newPast(t)
+	ada, eve := p.card("Ada Lovelace"), p.card("Eve")
+	m, thief := p.machine("PARIS-1"), p.machine("PARIS-2")
+	good, stolen := p.session(m, "PARIS-1", ada), p.session(thief, "PARIS-2", eve)
+	foreign := newPast(t)
+	random := func() string { b := make([]byte, 32); rand.Read(b); return digits(b) }
+	regrant := func(s *story, row *store.Entry, change func(*wire.GrantClaims)) {
+		claims := s.claims
+		change(&claims)
+		row.Fields["grant"] = p.grant(claims)
+	}
+	evidence := func(row *store.Entry, change func(*wire.Evidence)) {
+		raw, err := hex.DecodeString(row.Fields["evidence"])
+		require.NoError(t, err)
+		var ev wire.Evidence
+		require.NoError(t, wire.ReadCanonical(raw, &ev))
+		change(&ev)
+		raw, err = wire.Canonical(ev)
+		require.NoError(t, err)
+		row.Fields["evidence"] = digits(raw)
+	}
+	other := func(row *store.Entry) (ev wire.Evidence) {
+		raw, err := hex.DecodeString(row.Fields["evidence"])
+		require.NoError(t, err)
+		require.NoError(t, wire.ReadCanonical(raw, &ev))
+		return ev
+	}
+	boot := func(s *story) *store.Entry { return s.row("box.attested", 0) }
+	login := func(s *story) *store.Entry { return s.row("login.proved", 0) }
+	for _, c := range []struct {
+		name     string
+		part     Part
+		exchange func(s *story)
+	}{
+		{"the certificate of another box", Box, func(s *story) {
+			boot(s).Fields["certificate"], boot(s).Fields["certificate_sha256"] = digits(thief.certificate), digits(sum(thief.certificate))
+		}},
+		{"a certificate of another house", Box, func(s *story) {
+			issued, err := foreign.devices.Issue(profile.Device{Serial: "PARIS-1", AKName: m.ak, Key: newECKey(t).Public()})
+			require.NoError(t, err)
+			boot(s).Fields["certificate"], boot(s).Fields["certificate_sha256"] = digits(issued.Chain[0]), digits(sum(issued.Chain[0]))
+		}},
+		{"a quote of another machine", Box, func(s *story) {
+			evidence(boot(s), func(ev *wire.Evidence) {
+				ev.Quote, ev.Signature = other(boot(stolen)).Quote, other(boot(stolen)).Signature
+			})
+		}},
+		{"another machine's attestation key", Box, func(s *story) {
+			evidence(boot(s), func(ev *wire.Evidence) { ev.AKPublic = other(boot(stolen)).AKPublic })
+		}},
+		{"another box in the login", Box, func(s *story) { login(s).Fields["device_sha256"] = digits(sum(thief.certificate)) }},
+		{"the box of the session", Box, func(s *story) { s.row("session.create", 0).Fields["box"] = "PARIS-2" }},
+		{"the box in the grant", Box, func(s *story) {
+			regrant(s, s.row("session.active", 1), func(g *wire.GrantClaims) { g.Box = "PARIS-2" })
+		}},
+
+		{"a register", State, func(s *story) {
+			evidence(boot(s), func(ev *wire.Evidence) { ev.PCRs = slices.Clone(ev.PCRs); ev.PCRs[4].Digest = make([]byte, 32) })
+		}},
+		{"a register at the renewal", State, func(s *story) {
+			evidence(s.row("box.attested", 1), func(ev *wire.Evidence) { ev.PCRs = slices.Clone(ev.PCRs); ev.PCRs[4].Digest = make([]byte, 32) })
+		}},
+		{"the quote of another moment", State, func(s *story) {
+			again := other(s.row("box.attested", 1))
+			evidence(boot(s), func(ev *wire.Evidence) { ev.Quote, ev.Signature = again.Quote, again.Signature })
+		}},
+		{"the reference values", State, func(s *story) {
+			values, err := p.roots.Notes.Open(p.note)
+			require.NoError(t, err)
+			values.PCRs[4].Digest = [32]byte{1}
+			note, err := reference.Sign(values, p.release)
+			require.NoError(t, err)
+			s.row("reference.add", 0).Fields["note"] = string(note)
+		}},
+		{"the result in the login", State, func(s *story) { login(s).Fields["result_sha256"] = s.row("box.attested", 1).Fields["result_sha256"] }},
+		{"a result that no gateway gave", State, func(s *story) {
+			result, err := foreign.signer.Seal(appraise.Type, "lab", time.Minute, &appraise.Result{})
+			require.NoError(t, err)
+			boot(s).Fields["result"] = digits(result)
+		}},
+
+		{"the person's certificate", Card, func(s *story) {
+			login(s).Personal["certificate"], login(s).Fields["certificate_sha256"] = digits(eve.certificate), digits(sum(eve.certificate))
+		}},
+		{"the whole person", Card, func(s *story) {
+			login(s).Personal["certificate"], login(s).Fields["certificate_sha256"] = digits(eve.certificate), digits(sum(eve.certificate))
+			login(s).Fields["card"] = eve.guid.String()
+			create := s.row("session.create", 0)
+			create.Fields["card"], create.Fields["person"] = eve.guid.String(), eve.person.String()
+			s.rows[2] = p.registered(eve)
+		}},
+		{"the whole person, and her grants", Card, func(s *story) {
+			login(s).Personal["certificate"], login(s).Fields["certificate_sha256"] = digits(eve.certificate), digits(sum(eve.certificate))
+			login(s).Fields["card"] = eve.guid.String()
+			create := s.row("session.create", 0)
+			create.Fields["card"], create.Fields["person"] = eve.guid.String(), eve.person.String()
+			s.rows[2] = p.registered(eve)
+			claimed := s.signed
+			claimed.PersonCertificate = sum(eve.certificate)
+			digest, err := wire.Digest(claimed)
+			require.NoError(t, err)
+			s.rows = slices.Delete(s.rows, 10, 11)
+			regrant(s, s.row("session.authorised", 0), func(g *wire.GrantClaims) { g.Card, g.Person, g.Transcript = eve.guid.String(), eve.person, digest[:] })
+		}},
+		{"the signature", Card, func(s *story) { login(s).Fields["signature"] = p.sign(eve.auth, s.signed) }},
+		{"the registered person", Card, func(s *story) { s.row("card.add", 0).Fields["person"] = eve.person.String() }},
+		{"the presence", Card, func(s *story) { s.row("session.active", 1).Fields["presence_signature"] = p.sign(eve.here, "here") }},
+
+		{"the tunnel key in the evidence", Tunnel, func(s *story) { evidence(boot(s), func(ev *wire.Evidence) { ev.TunnelKey = wire.Key{7} }) }},
+		{"the channel of the attestation", Tunnel, func(s *story) { boot(s).Fields["exporter"] = random() }},
+		{"the tunnel key in the login", Tunnel, func(s *story) { login(s).Fields["tunnel_key"] = random() }},
+		{"the gateway's tunnel key", Tunnel, func(s *story) { s.row("gateway.up", 0).Fields["tunnel_key"] = random() }},
+		{"the gateway", Tunnel, func(s *story) { s.row("gateway.up", 0).Fields["certificate"] = digits(foreign.gateway.Chain[0]) }},
+		{"the stream certificate", Tunnel, func(s *story) { login(s).Fields["box_stream"] = random() }},
+		{"the tunnel key in the grant", Tunnel, func(s *story) {
+			regrant(s, s.row("session.active", 1), func(g *wire.GrantClaims) { g.TunnelKey = wire.Key{7} })
+		}},
+
+		{"the bubble that was opened", Bubble, func(s *story) { s.row("session.active", 2).Fields["bubble"] = "customs" }},
+		{"the bubble in the grant", Bubble, func(s *story) {
+			regrant(s, s.row("session.active", 1), func(g *wire.GrantClaims) { g.Bubbles = g.Bubbles[:1] })
+		}},
+		{"the time of the right", Bubble, func(s *story) {
+			regrant(s, s.row("session.active", 1), func(g *wire.GrantClaims) { g.Bubbles = []wire.GrantLine{g.Bubbles[0], {Bubble: "econ", Until: 1}} })
+		}},
+		{"the grant of another session", Bubble, func(s *story) {
+			regrant(s, s.row("session.active", 1), func(g *wire.GrantClaims) { g.Session = stolen.id })
+		}},
+		{"the grant of another login", Bubble, func(s *story) {
+			regrant(s, s.row("session.active", 1), func(g *wire.GrantClaims) { g.Transcript = make([]byte, 32) })
+		}},
+		{"a grant that no gateway gave", Bubble, func(s *story) {
+			statement, err := foreign.signer.Seal(wire.GrantType, "box:PARIS-1", time.Minute, s.claims)
+			require.NoError(t, err)
+			s.row("session.active", 1).Fields["grant"] = digits(statement)
+		}},
+		{"the grants left out", Bubble, func(s *story) {
+			delete(s.row("session.authorised", 0).Fields, "grant")
+			delete(s.row("session.active", 1).Fields, "grant")
+		}},
+	} {
+		t.Run(string(c.part)+": "+c.name, func(t *testing.T) {
+			spoilt := good.clone()
+			c.exchange(spoilt)
+			dir, verifier := sealed(t, spoilt)
+			_, err := VerifySession(dir, verifier, good.id, p.roots)
+			var exchanged *ExchangedError
+			require.ErrorAs(t, err, &exchanged)
+			require.Equal(t, c.part, exchanged.Part, err.Error())
+		})
+	}
+}
+
+// FuzzSession feeds rows that a gateway with a bad intent may have sealed.
+func FuzzSession(f *testing.F) {
+	id := ident.NewID()
+	rows := ""
+	for i, l := range []store.Leaf{
+		{Action: "gateway.up", Fields: map[string]string{"certificate": "30", "tunnel_key": strings.Repeat("00", 32)}},
+		{Action: "session.create", Session: id.String(), Fields: map[string]string{"box": "B-1", "card": "c"}},
+		{Action: "box.attested", Object: "box:B-1", Fields: map[string]string{"result": "d2", "evidence": "a0", "certificate": "30"}},
+		{Action: "login.proved", Session: id.String(), Fields: map[string]string{"gateway_sha256": digits(sum([]byte{0x30}))}},
+		{Action: "session.active", Session: id.String(), Fields: map[string]string{"grant": "d2", "bubble": "epi"}},
+	} {
+		l.Seq = int64(i + 1)
+		text, err := l.Encode()
+		require.NoError(f, err)
+		row, err := json.Marshal(exported{Leaf: string(text)})
+		require.NoError(f, err)
+		rows += string(row) + "\n"
+	}
+	f.Add(rows, []byte{0xa0})
+	f.Fuzz(func(t *testing.T, text string, raw []byte) {
+		var ev wire.Evidence
+		if wire.ReadCanonical(raw, &ev) == nil {
+			again, err := wire.Canonical(ev)
+			require.NoError(t, err)
+			require.Equal(t, raw, again)
+		}
+		_ = eachLine(strings.NewReader(text), func(e event) error {
+			e.bytes("certificate")
+			_, _ = (&file{roots: Roots{}}).openResult(&attested{row: &e})
+			return nil
+		})
+	})
+}
