@@ -82,7 +82,7 @@ func portHint(err error) error {
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return &useError{err, "this machine does not have this address: ip address lists those it has"}
 	case errors.Is(err, syscall.EACCES):
-		return &useError{err, "ports below 1024 want CAP_NET_BIND_SERVICE, and state its owner: the unit sdbox-gateway.service gives both"}
+		return &useError{err, "ports below 1024 want CAP_NET_BIND_SERVICE, and the state folder its owner: the unit sdbox-gateway.service sees to both"}
 	}
 	return err
 }
@@ -136,6 +136,8 @@ type initCmd struct {
 	State   string   `help:"Folder for the database and the keys that stay here. Default: DIR/state." type:"path"`
 	Release []string `help:"File of a public release key: who says what an intact box measures." type:"existingfile"`
 	Support string   `help:"Whom a person calls; shown on every amber and red screen."`
+
+	Language string `help:"Language of a box's screen before a card is in: fr or en." default:"fr" enum:"fr,en"`
 }
 
 // Run makes the folder. It never writes over a file that is there.
@@ -155,7 +157,7 @@ func (c *initCmd) Run(out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(os.MkdirAll(c.Dir, 0o755), os.MkdirAll(state, 0o700)); err != nil {
+	if err := errors.Join(os.MkdirAll(c.Dir, 0o755), os.MkdirAll(filepath.Dir(state), 0o755), os.MkdirAll(state, 0o700)); err != nil {
 		return err
 	}
 	private, err := tunnel.NewKey()
@@ -167,7 +169,7 @@ func (c *initCmd) Run(out io.Writer) error {
 		return err
 	}
 	conf := strings.NewReplacer("@DOMAIN@", string(domain), "@NAME@", c.Name, "@AT@", c.At, "@STATE@", written, "@REFERENCES@", references,
-		"@SUPPORT@", strconv.Quote(c.Support)).Replace(template)
+		"@LANGUAGE@", c.Language, "@SUPPORT@", strconv.Quote(c.Support)).Replace(template)
 	for _, f := range []struct {
 		path, text string
 		mode       fs.FileMode
@@ -227,7 +229,7 @@ const template = `# sdbox-gateway. Relative paths count from this file; a key th
 domain = "@DOMAIN@"     # trust domain; everything the house signs is valid in it only
 name = "@NAME@"         # this gateway is @NAME@.@DOMAIN@
 state = "@STATE@"         # database and sealed audit log
-language = "fr"         # of a box's screen before a card is in: fr or en
+language = "@LANGUAGE@"         # of a box's screen before a card is in: fr or en
 support = @SUPPORT@            # whom a person calls; shown on every amber and red screen
 
 tls = "@STATE@/tls"       # cert.pem, key.pem, ca.pem: sdbox-pki issue gateway @NAME@
