@@ -76,11 +76,11 @@ func newClient(path string) (*client, error) {
 	}
 	pair, err := tls.LoadX509KeyPair(c.Certificate, c.Key)
 	if err != nil {
-		return nil, fmt.Errorf("operator certificate: %w", err)
+		return nil, hint(exitUsage, fmt.Errorf("operator certificate: %w", err), "sdbox-pki issue operator makes certificate, key and ca in one folder")
 	}
 	roots, err := readRoots(c.CA)
 	if err != nil {
-		return nil, fmt.Errorf("root certificate: %w", err)
+		return nil, hint(exitUsage, fmt.Errorf("root certificate: %w", err), "ca names the file ca.pem that sdbox-pki issue operator made")
 	}
 	conf := &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: roots, MinVersion: tls.VersionTLS13, ServerName: c.Name}
 	return &client{base: "https://" + c.Gateway, http: &http.Client{
