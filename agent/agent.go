@@ -153,7 +153,7 @@ func (a *Agent) loop(ctx context.Context) error {
 		case <-a.presenceDue():
 			err = a.renewGrant()
 		case now := <-tick.C:
-			err = a.face.tick(now, a.delay())
+			err = errors.Join(a.noteBearer(), a.face.tick(now, a.delay()))
 		}
 		if err != nil {
 			return fmt.Errorf("agent: %s: %w", a.state, err)

@@ -82,7 +82,7 @@ func (f *face) cover(r refusal.Refusal) error {
 
 // forget drops the person's language and whatever was shown of her.
 func (f *face) forget() {
-	f.around.Language, f.bar = f.site, kiosk.Bar{}
+	f.around.Language, f.bar = f.site, kiosk.Bar{Slow: f.bar.Slow}
 }
 
 // open makes ready for a bubble's stream: black first, then the words that it opens.
@@ -90,7 +90,7 @@ func (f *face) open(stream uint16, b wire.Bubble, person string) error {
 	if err := f.viewer.Open(stream, b.Colour); err != nil {
 		return err
 	}
-	f.bar = kiosk.Bar{Title: b.Title, Person: person, Colour: b.Colour, Delay: f.bar.Delay}
+	f.bar = kiosk.Bar{Title: b.Title, Person: person, Colour: b.Colour, Delay: f.bar.Delay, Slow: f.bar.Slow}
 	return f.show(kiosk.Opening{Title: b.Title, Colour: b.Colour})
 }
 

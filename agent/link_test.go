@@ -10,11 +10,13 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
 	"log/slog"
 	"math/big"
 	"net"
 	"net/netip"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -27,6 +29,7 @@ import (
 	"sdbox/internal/wire"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 const gatewayName = "gw1.lab"
@@ -48,6 +51,8 @@ type frontDoor struct {
 	enrolled int
 	leases   int
 	previous [][]byte
+	box      wire.Key // the tunnel key of the last lease
+	bearers  sync.WaitGroup
 }
 
 func certify(t *testing.T, ca *x509.Certificate, caKey *ecdsa.PrivateKey, pub any, name string) []byte {
@@ -77,7 +82,7 @@ func newFrontDoor(t *testing.T, curves ...tls.CurveID) *frontDoor {
 	f.own, err = x509.ParseCertificate(der)
 	require.NoError(t, err)
 	f.listener, err = tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
-		MinVersion: tls.VersionTLS13, CurvePreferences: curves, NextProtos: []string{doorALPN}, ClientAuth: tls.RequestClientCert,
+		MinVersion: tls.VersionTLS13, CurvePreferences: curves, NextProtos: []string{doorALPN, bearerALPN}, ClientAuth: tls.RequestClientCert,
 		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
 	})
 	require.NoError(t, err)
@@ -91,7 +96,7 @@ func newFrontDoor(t *testing.T, curves ...tls.CurveID) *frontDoor {
 	require.NoError(t, err)
 	f.lines, err = f.tunnel.Listen(linePort)
 	require.NoError(t, err)
-	t.Cleanup(func() { _ = f.listener.Close(); f.tunnel.Close() })
+	t.Cleanup(func() { _ = f.listener.Close(); f.tunnel.Close(); f.bearers.Wait() })
 	return f
 }
 
@@ -101,14 +106,33 @@ func (f *frontDoor) serve(t *testing.T, n int) <-chan error {
 	done := make(chan error, n)
 	go func() {
 		for range n {
-			conn, err := f.listener.Accept()
+			conn, err := f.accept(t)
 			if err == nil {
-				err = f.visit(t, conn.(*tls.Conn))
+				err = f.visit(t, conn)
 			}
 			done <- err
 		}
 	}()
 	return done
+}
+
+// accept returns the next visit; a connection that is to carry the tunnel does so.
+func (f *frontDoor) accept(t *testing.T) (*tls.Conn, error) {
+	for {
+		c, err := f.listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		conn := c.(*tls.Conn)
+		err = conn.HandshakeContext(t.Context())
+		if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, unix.ECONNRESET) {
+			continue // a box that has gone, with what was to carry its tunnel
+		}
+		if err != nil || conn.ConnectionState().NegotiatedProtocol != bearerALPN {
+			return conn, err
+		}
+		f.bearers.Go(func() { _ = f.tunnel.Carry(t.Context(), f.box, conn) })
+	}
 }
 
 func (f *frontDoor) visit(t *testing.T, conn *tls.Conn) error {
@@ -188,6 +212,7 @@ func (f *frontDoor) attest(ln *line.Conn, state tls.ConnectionState) error {
 		return err
 	}
 	f.leases++
+	f.box = ev.TunnelKey
 	return ln.Write(&wire.Lease{
 		Result: []byte{byte(f.leases)}, GatewayKey: f.key, PSK: psk, Address: "fd5d::2", GatewayAddress: "fd5d::1",
 		Endpoints: []string{netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), f.tunnel.Port()).String()}, LifetimeMS: f.life.Milliseconds(),

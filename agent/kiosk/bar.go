@@ -16,13 +16,19 @@ type Bar struct {
 	Person string        // whose session it is
 	Colour uint32        // 0xRRGGBB of the bubble's frame
 	Delay  time.Duration // there and back on the line; below zero = not known yet
-	Slow   bool          // connected in slow mode (N08)
+	Slow   string        // code and suffix of slow mode, "N08-7K2"; empty while UDP carries
 }
 
 // The delays up to which work feels good and fair.
 const (
 	goodDelay = 80 * time.Millisecond
 	fairDelay = 200 * time.Millisecond
+)
+
+// Colours of the dot before the delay.
+const (
+	goodDot = uint32(0x43d19e)
+	fairDot = uint32(0xffc24d)
 )
 
 // Bar draws the bar into a region of dst, the one the viewer leaves free, and returns what changed. The viewer paints
@@ -53,16 +59,19 @@ func (p *page) delay(b Bar, x, middle int) int {
 		text += strconv.FormatInt(b.Delay.Round(time.Millisecond).Milliseconds(), 10) + " ms  "
 		switch {
 		case b.Delay <= goodDelay:
-			word, dot = p.say.good, 0x43d19e
+			word, dot = p.say.good, goodDot
 		case b.Delay <= fairDelay:
-			word, dot = p.say.fair, 0xffc24d
+			word, dot = p.say.fair, fairDot
 		default:
 			word, dot = p.say.poor, 0xff7b6b
 		}
 	}
 	text += word
-	if b.Slow {
-		text += "  ·  " + p.say.slowMode
+	if b.Slow != "" {
+		text += "  ·  " + p.say.slowMode + " " + p.kiosk.fonts.shorten(k, oneLine(b.Slow), p.px(120))
+		if dot == goodDot {
+			dot = fairDot // it works, and could be better
+		}
 	}
 	left := x - p.width(k, text) - p.px(44)
 	half := p.px(14)

@@ -220,7 +220,7 @@ func TestHostileTextStaysInsideItsPlace(t *testing.T) {
 		Opening{long, 1 << 31}, Message{refused}, Ended{refused, long}} {
 		k.Draw(dst, v, a)
 	}
-	k.Bar(dst, image.Rect(0, 0, 1280, 28), Bar{Title: long, Person: long, Delay: 1 << 62, Slow: true}, a)
+	k.Bar(dst, image.Rect(0, 0, 1280, 28), Bar{Title: long, Person: long, Delay: 1 << 62, Slow: long}, a)
 	k.Cover(dst, refused, a)
 	require.LessOrEqual(t, len(k.fonts.glyphs), maxGlyphs)
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 	"unicode"
 
 	"github.com/stretchr/testify/require"
@@ -175,5 +176,19 @@ func TestCardOutIsBlackButForItsSentence(t *testing.T) {
 			}
 		}
 		require.Less(t, lit, 20_000, "of two million pixels")
+	}
+}
+
+func TestSlowModeStandsInTheBarWithItsCode(t *testing.T) {
+	k := newKiosk(t)
+	for lang, words := range map[refusal.Lang]string{refusal.English: "slow mode N08-7K2", refusal.French: "mode lent N08-7K2"} {
+		img, bar := screen.NewImage(1920, 1080), image.Rect(0, 0, 1920, 40)
+		b := Bar{Title: "Epidemiology of stroke", Person: "Camille Durand", Colour: 0x2563eb, Delay: 38 * time.Millisecond, Slow: "N08-7K2"}
+		k.Bar(img, bar, b, about(lang))
+		text := read(t, img, bar)
+		require.True(t, holds(text, fold(words)), "%s: %s", lang, text)
+		b.Slow = ""
+		k.Bar(img, bar, b, about(lang))
+		require.NotContains(t, read(t, img, bar), "7k2")
 	}
 }
