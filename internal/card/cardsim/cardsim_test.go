@@ -8,6 +8,7 @@ import (
 	"crypto/ecdsa"
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"io"
 	"maps"
@@ -401,13 +402,18 @@ func (s *Sim) checkHostile(t *testing.T, before nvm) {
 func FuzzNVM(f *testing.F) {
 	f.Add([]byte(`{"version":2,"profile":"nist-occ","guid":"aa000000-0000-0000-0000-000000000001","name":"A","objects":{},"keys":{},"references":{"80":{"value":"MTIzNDU2//8=","left":5,"max":5}}}`))
 	f.Add([]byte(`{"version":2}`))
+	whole, err := json.Marshal(newYubiKey(f).nvm)
+	require.NoError(f, err)
+	f.Add(whole)
+	f.Add(bytes.Replace(whole, []byte(`"F9":`), []byte(`"9A":`), 1))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, err := parseNVM(b)
 		if err != nil {
 			return
 		}
 		_ = s.Person()
-		for _, a := range []string{testSelect, "00CB3FFF055C035FC10200", "00200096", "00CB3FFF045C027F6100"} {
+		for _, a := range []string{testSelect, "00CB3FFF055C035FC10200", "00200096", "00CB3FFF045C027F6100", "00F7009A00", "00F7008100", "00F99A0000", "00FB0000",
+			"00870A9B047C02800000", "0087119A267C2482008120" + testDigest + "00"} {
 			send(t, s, a)
 		}
 	})

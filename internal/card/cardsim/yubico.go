@@ -13,6 +13,7 @@ import (
 	"encoding/asn1"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"math/big"
 	"time"
 
@@ -203,8 +204,8 @@ func (s *Sim) factoryLocked() status {
 		return swNotNow
 	}
 	err := s.changeLocked(func(n *nvm) {
-		certificate, key := n.Objects[tagAttestation], n.Keys[slotName(slotF9)]
-		n.Objects, n.Keys = map[string][]byte{tagAttestation: certificate}, map[string]*slotKey{slotName(slotF9): key}
+		maps.DeleteFunc(n.Objects, func(tag string, _ []byte) bool { return tag != tagAttestation })
+		maps.DeleteFunc(n.Keys, func(slot string, _ *slotKey) bool { return slot != slotName(slotF9) })
 		s.profile.factoryReferences(n, s.profile.pinTries, s.profile.pukTries)
 		n.Management = factoryManagement()
 	})
