@@ -152,6 +152,8 @@ func (a *Agent) loop(ctx context.Context) error {
 			err = a.fire(Quiet)
 		case <-a.presenceDue():
 			err = a.renewGrant()
+		case <-a.waitOver():
+			err = a.fire(GaveUp)
 		case now := <-tick.C:
 			err = errors.Join(a.noteBearer(), a.face.tick(now, a.delay()))
 		}
@@ -174,6 +176,9 @@ func (a *Agent) fire(t Trigger) error {
 	a.state = row.To
 	if err := a.perform(row.do); err != nil {
 		return err
+	}
+	if a.up != nil {
+		a.up.lively.Store(row.To == List || row.To == Opening || row.To == Desktop)
 	}
 	if row.To == Ready && a.reader != "" { // the card was there before the line
 		return a.fire(CardPresent)
@@ -227,7 +232,15 @@ func (a *Agent) perform(e effect) error {
 		}
 		return a.face.show(kiosk.Ready{})
 	case cover:
-		return a.lineLost()
+		return a.cover()
+	case uncover:
+		return a.uncover()
+	case keepCard:
+		return a.keepCard()
+	case resume:
+		return a.resume()
+	case offerAgain:
+		return a.offerAgain()
 	}
 	return nil
 }
@@ -297,11 +310,18 @@ func (a *Agent) onLink(ctx context.Context, e linkEvent) error {
 		return nil
 	case e.message != nil:
 		return a.onMessage(ctx, e.message)
+	case e.silence != nil && *e.silence:
+		return a.fire(Silent)
+	case e.silence != nil:
+		return a.fire(Heard)
 	}
-	if a.media != nil {
-		_ = a.media.Close() // its tunnel is gone
-	}
+	media := a.media
 	a.up, a.media = nil, nil
+	defer func() {
+		if media != nil {
+			_ = media.Close() // its tunnel is gone; the screen says so first
+		}
+	}()
 	a.reason = ""
 	switch {
 	case e.refused != nil:
@@ -325,6 +345,11 @@ func (a *Agent) onMessage(ctx context.Context, m wire.Message) error {
 	}
 	switch m := m.(type) {
 	case *wire.Nonce:
+		if a.state == Resuming {
+			v.back = m.Nonce
+			v.hold.prove(wire.Presence{Session: v.session(), Nonce: m.Nonce}, a.up.facts.boxTunnelKey)
+			return nil
+		}
 		v.takeNonce(m.Nonce)
 	case *wire.Person:
 		v.person, v.nonce = m, m.Nonce
@@ -333,6 +358,9 @@ func (a *Agent) onMessage(ctx context.Context, m wire.Message) error {
 	case *wire.Answer:
 		return a.onAnswer(m)
 	case *wire.Bubbles:
+		if a.state == Resuming {
+			v.keepOpen(m.List)
+		}
 		v.takeBubbles(m)
 		if a.state == List {
 			return a.showList(nil)
@@ -372,6 +400,8 @@ func (a *Agent) onHold(e holdEvent) error {
 	case e.login != nil:
 		a.visit.login = e.login
 		return a.fire(Signed)
+	case e.proof != nil && a.state == Resuming:
+		return a.comeBack(e.proof)
 	case e.proof != nil:
 		return a.send(e.proof)
 	}

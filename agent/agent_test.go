@@ -256,14 +256,7 @@ func (b *bench) insert() *wire.CardIn {
 	b.say(&wire.Nonce{Nonce: bytes.Repeat([]byte{7}, 32)})
 	in := expect[*wire.CardIn](b.centre)
 	b.say(&wire.Person{Session: session, Name: "Camille Durand", Language: refusal.French, Nonce: bytes.Repeat([]byte{8}, 32)})
-	offer := expect[*wire.Offer](b.centre)
-	cert, err := stream.NewCertificate()
-	require.NoError(b.t, err)
-	var answer string
-	b.desk, answer, err = b.mux.Answer(b.t.Context(), cert, offer.SDP, offer.Fingerprint)
-	require.NoError(b.t, err)
-	b.print, b.box = cert.Fingerprint[:], offer.Fingerprint
-	b.say(&wire.Answer{SDP: answer, Fingerprint: b.print})
+	b.answer()
 	return in
 }
 
@@ -281,7 +274,7 @@ func (b *bench) login() *wire.Login {
 		{Name: "epi", Title: "Epidemiology", Colour: 0x00aa88, State: wire.Open},
 		{Name: "hist", Title: "History", Colour: 0x884422, State: wire.Refuses, Refusal: &ended},
 		{Name: "econ", Title: "Economics", Colour: 0x2266cc, State: wire.Open},
-	}, Grant: wire.Grant{Statement: []byte{1}, LifeMS: 600_000, Nonce: bytes.Repeat([]byte{9}, 32)}})
+	}, Grant: wire.Grant{Statement: []byte{1}, LifeMS: 600_000, Nonce: bytes.Repeat([]byte{9}, 32), Epoch: 3}})
 	b.seen("the list", anywhere(0x2266cc))
 	return l
 }
@@ -324,6 +317,19 @@ func (b *bench) settle() {
 	b.agent.holds <- holdEvent{} // of no hold of ours: taken after the last input, and dropped
 }
 
+// answer sets up the centre's end of the stream that the box offers.
+func (b *bench) answer() {
+	b.t.Helper()
+	offer := expect[*wire.Offer](b.centre)
+	cert, err := stream.NewCertificate()
+	require.NoError(b.t, err)
+	var answer string
+	b.desk, answer, err = b.mux.Answer(b.t.Context(), cert, offer.SDP, offer.Fingerprint)
+	require.NoError(b.t, err)
+	b.print, b.box = cert.Fingerprint[:], offer.Fingerprint
+	b.say(&wire.Answer{SDP: answer, Fingerprint: b.print})
+}
+
 func filled(rgb uint32) func(*screen.Image) bool {
 	area := viewer.Area(width, height)
 	return func(m *screen.Image) bool {
@@ -351,6 +357,16 @@ func anywhere(rgb uint32) func(*screen.Image) bool {
 	}
 }
 
+// transcript is what a login must have signed.
+func (b *bench) transcript(l *wire.Login) wire.Transcript {
+	person := sha256.Sum256(b.cert.Raw)
+	return wire.Transcript{
+		Context: wire.LoginContext, Nonce: l.Nonce, GatewayCertificate: b.facts.gatewayCertificate, GatewayTunnelKey: b.facts.gatewayTunnelKey,
+		GatewayStream: b.print, Result: b.facts.result, DeviceCertificate: b.facts.deviceCertificate, BoxTunnelKey: b.facts.boxTunnelKey, BoxStream: b.box,
+		PersonCertificate: person[:],
+	}
+}
+
 func TestCardSignsPresenceThenTheWholeTranscript(t *testing.T) {
 	b := newBench(t)
 	in := b.insert()
@@ -360,12 +376,7 @@ func TestCardSignsPresenceThenTheWholeTranscript(t *testing.T) {
 	require.Equal(t, b.cert.Raw, in.Certificate)
 
 	l := b.login()
-	person := sha256.Sum256(b.cert.Raw)
-	digest, err = wire.Digest(wire.Transcript{
-		Context: wire.LoginContext, Nonce: bytes.Repeat([]byte{8}, 32), GatewayCertificate: b.facts.gatewayCertificate, GatewayTunnelKey: b.facts.gatewayTunnelKey,
-		GatewayStream: b.print, Result: b.facts.result, DeviceCertificate: b.facts.deviceCertificate, BoxTunnelKey: b.facts.boxTunnelKey, BoxStream: b.box,
-		PersonCertificate: person[:],
-	})
+	digest, err = wire.Digest(b.transcript(l))
 	require.NoError(t, err)
 	require.True(t, ecdsa.VerifyASN1(b.cert.PublicKey.(*ecdsa.PublicKey), digest[:], l.Signature))
 	b.agent.visit.hold.steps <- func() { // runs after the login's own step

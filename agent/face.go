@@ -33,6 +33,9 @@ func newFace(s screen.Screen, language refusal.Lang, support string) (*face, err
 	}
 	f := &face{screen: s, kiosk: k, site: language, around: kiosk.Around{Language: language, Support: support, Now: time.Now()}}
 	f.viewer = viewer.New(s, func(dst *screen.Image, r image.Rectangle) []image.Rectangle {
+		if f.still {
+			return nil
+		}
 		return f.kiosk.Bar(dst, r, f.bar, f.around)
 	})
 	return f, nil
@@ -71,13 +74,34 @@ func (f *face) dark() error {
 	return f.viewer.Close()
 }
 
-// cover leaves what is shown where it is, dimmed, and says over it why nothing moves.
+// cover leaves what is shown where it is, dimmed, and says over it why nothing moves. It may be called again.
 func (f *face) cover(r refusal.Refusal) error {
+	if f.still {
+		return nil
+	}
 	f.still = true
+	if err := f.viewer.Mask(f.screen.Image().Bounds()); err != nil { // what still comes is kept, not shown
+		return err
+	}
 	if err := f.screen.Flush(f.kiosk.Cover(f.screen.Image(), r, f.around)...); err != nil {
 		return fmt.Errorf("cover: %w", err)
 	}
 	return nil
+}
+
+// uncover shows again what lies under the cover, as it is now.
+func (f *face) uncover() error {
+	if !f.still {
+		return nil
+	}
+	f.still = false
+	if f.view != nil {
+		return f.show(f.view)
+	}
+	if err := f.viewer.Mask(image.Rectangle{}); err != nil {
+		return err
+	}
+	return f.viewer.Redraw()
 }
 
 // forget drops the person's language and whatever was shown of her.

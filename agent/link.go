@@ -33,6 +33,10 @@ const (
 	firstBackoff = 250 * time.Millisecond
 	lastBackoff  = 15 * time.Second
 	renewBefore  = 24 * time.Hour // a device certificate with less left is renewed
+
+	pulseEvery  = 500 * time.Millisecond  // beats of a line while a person is at work
+	silentAfter = 1500 * time.Millisecond // three of them unanswered: the screen says so
+	deadAfter   = 6 * time.Second         // the line is given up; a way around a blocked UDP takes half of that
 )
 
 // linkEvent is what the link tells the loop, in order.
@@ -42,7 +46,8 @@ type linkEvent struct {
 	message wire.Message // from the gateway
 	err     error        // the link is down, or could not come up
 	refused *wire.Refused
-	attempt int // of coming up again, from 1
+	attempt int   // of coming up again, from 1
+	silence *bool // the line in a session says nothing, or speaks again
 }
 
 // facts are what this boot, channel and lease contribute to the login transcript.
@@ -63,6 +68,7 @@ type uplink struct {
 	facts  facts
 	lease  *wire.Lease
 	out    chan wire.Message // from the loop to the line; see send
+	lively atomic.Bool       // a person is at work: silence is noticed at once
 }
 
 // outboxSize is how many messages may wait for a gateway that does not read. The grammar never has that many under way.
@@ -377,7 +383,7 @@ func openLine(ctx context.Context, tun *tunnel.Box, lease *wire.Lease, f facts) 
 // serve reads the line, beats, and renews the lease, until one of them fails.
 func (l *link) serve(ctx context.Context, up *uplink) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return up.line.Beats(ctx) })
+	g.Go(func() error { return l.pulse(ctx, up) })
 	g.Go(func() error { return up.write(ctx) })
 	g.Go(func() error {
 		<-ctx.Done()
@@ -396,6 +402,50 @@ func (l *link) serve(ctx context.Context, up *uplink) error {
 	})
 	g.Go(func() error { return l.renew(ctx, up) })
 	return g.Wait()
+}
+
+// pulse beats, and listens for the answers: every 5 s, but twice a second while a person is at work, who must not type into a picture
+// that has stopped.
+func (l *link) pulse(ctx context.Context, up *uplink) error {
+	tick := time.NewTicker(pulseEvery / 2)
+	defer tick.Stop()
+	var beat, work time.Time // of the last beat; since when a person is at work
+	silent := false
+	for {
+		now := time.Now()
+		every := line.BeatInterval
+		switch {
+		case !up.lively.Load():
+			work = time.Time{}
+		case work.IsZero():
+			work = now
+			fallthrough
+		default:
+			every = pulseEvery
+		}
+		if now.Sub(beat) >= every-pulseEvery/4 {
+			beat = now
+			if err := up.line.Beat(); err != nil {
+				return err
+			}
+		}
+		var quiet time.Duration
+		if !work.IsZero() {
+			quiet = min(now.Sub(up.line.Heard()), now.Sub(work))
+		}
+		if quiet > deadAfter {
+			return fmt.Errorf("line: %w", line.ErrSilent)
+		}
+		if is := quiet > silentAfter; is != silent {
+			silent = is
+			l.tell(ctx, linkEvent{silence: &is})
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 // renew attests again after two thirds of each lease; a refusal or an unreachable front door ends the link only when the lease

@@ -25,10 +25,11 @@ const (
 	Elsewhere               // the person's desktop is open on another box: bring it here?
 	Stopped                 // a refusal or an ending is on the screen; the card must leave
 	Lost                    // the line broke in a session; the card is still in
+	Resuming                // the line is back, the same session is asked for; no finger
 	numStates
 )
 
-var stateNames = [numStates]string{"connecting", "closed", "ready", "reading", "finger", "verifying", "list", "opening", "desktop", "out", "elsewhere", "stopped", "lost"}
+var stateNames = [numStates]string{"connecting", "closed", "ready", "reading", "finger", "verifying", "list", "opening", "desktop", "out", "elsewhere", "stopped", "lost", "resuming"}
 
 // String returns the lower-case name.
 func (s State) String() string { return stateNames[s] }
@@ -59,12 +60,15 @@ const (
 	Back                       // the person wants her list
 	Ended                      // the gateway ended the session
 	Quiet                      // nobody came back to a black screen
+	Silent                     // the centre answers no beat; the line still stands
+	Heard                      // it answers again
+	GaveUp                     // a lost line took longer than a session may wait without a finger
 	numTriggers
 )
 
 var triggerNames = [numTriggers]string{
 	"line up", "line lost", "box refused", "card present", "card gone", "card read", "card bad", "known", "finger placed", "wrong finger",
-	"card blocked", "signed", "granted", "refused", "in use elsewhere", "brought", "picked", "shown", "back", "ended", "quiet",
+	"card blocked", "signed", "granted", "refused", "in use elsewhere", "brought", "picked", "shown", "back", "ended", "quiet", "silent", "heard", "gave up",
 }
 
 // String returns the name in words.
@@ -93,14 +97,19 @@ const (
 	leave             // black first, then release keys, detach, forget the person
 	forget            // forget the person, say what comes next
 	stop              // the refusal or the ending in words; forget the person
-	cover             // the picture stays, covered by "Connection lost"
+	cover             // what is shown stays, covered by "Connection lost"; nothing typed goes anywhere
+	uncover           // the same again without the cover
+	keepCard          // the same, and the card is held on to until the line is back
+	resume            // ask for the session back
+	offerAgain        // a new stream for it
 )
 
 var effectNames = map[effect]string{
 	nothing: "-", showBoot: "show boot", showClosed: "show closed", showReady: "show ready", readCard: "read card", sendCard: "present card",
 	askFinger: "ask finger", verify: "verify, sign", askAgain: "ask again", sendLogin: "log in", askToBring: "ask to bring it", showList: "show list", attach: "wipe, attach",
 	showDesk: "show desktop", backToList: "detach, show list", refuseOpen: "show list and reason", leave: "black, detach, forget",
-	forget: "forget", stop: "say why, forget", cover: "cover picture",
+	forget: "forget", stop: "say why, forget", cover: "cover picture", uncover: "show again", keepCard: "cover picture, hold the card",
+	resume: "present card again", offerAgain: "set up a stream",
 }
 
 // Row is one line of the box's state table: in From, when On happens, do the effect and be in To.
@@ -145,8 +154,19 @@ func Table() []Row {
 		{Out, LineLost, Connecting, showBoot},
 		{Stopped, CardGone, Ready, showReady},
 		{Stopped, LineLost, Connecting, showBoot},
-		{Lost, LineUp, Reading, readCard},
+		{Lost, LineUp, Resuming, resume},
 		{Lost, CardGone, Connecting, leave},
+		{Lost, GaveUp, Connecting, forget},
+		{Lost, BoxRefused, Closed, showClosed},
+		{Resuming, Granted, Resuming, offerAgain},
+		{Resuming, Picked, Opening, attach},
+		{Resuming, Back, List, showList},
+		{Resuming, Refusal, Reading, readCard},
+		{Resuming, GaveUp, Reading, readCard},
+		{Resuming, CardBad, Stopped, stop},
+		{Resuming, CardGone, Out, leave},
+		{Resuming, Ended, Stopped, stop},
+		{Resuming, LineLost, Lost, keepCard},
 	}
 	for _, s := range []State{Reading, Finger, Verifying, Elsewhere} { // a card is in, nothing is open yet
 		rows = append(rows,
@@ -160,7 +180,9 @@ func Table() []Row {
 		rows = append(rows,
 			Row{s, CardGone, Out, leave},
 			Row{s, Ended, Stopped, stop},
-			Row{s, LineLost, Lost, cover})
+			Row{s, Silent, s, cover},
+			Row{s, Heard, s, uncover},
+			Row{s, LineLost, Lost, keepCard})
 	}
 	return rows
 }

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"sdbox/agent/keys"
@@ -46,6 +45,11 @@ type visit struct {
 	current  string // the bubble that is open or being opened, "" in the list
 	stream   uint16 // of the last Attach
 
+	transcript []byte      // SHA-256 of the login's
+	wait       *time.Timer // runs from the loss of the line; nil while nothing is lost
+	back       []byte      // the nonce by which the session is asked for again
+	lost       *refusal.Refusal
+
 	grant   *wire.Grant
 	present *time.Timer // when the card must prove again that it is there
 }
@@ -58,6 +62,7 @@ type fingerEvent struct {
 
 type offerEvent struct {
 	visit       *visit
+	over        *stream.Mux
 	media       *stream.Box
 	sdp         string
 	fingerprint []byte
@@ -90,20 +95,6 @@ func (v *visit) reference() byte {
 	return card.RefFinger
 }
 
-// takeBubbles keeps the selection on the bubble it was on.
-func (v *visit) takeBubbles(m *wire.Bubbles) {
-	var name string
-	if v.selected < len(v.bubbles) {
-		name = v.bubbles[v.selected].Name
-	}
-	v.bubbles = m.List
-	v.selected = max(0, slices.IndexFunc(v.bubbles, func(b wire.Bubble) bool { return b.Name == name }))
-	if name == "" {
-		v.selected = max(0, slices.IndexFunc(v.bubbles, func(b wire.Bubble) bool { return b.State != wire.Refuses }))
-	}
-	v.takeGrant(&m.Grant)
-}
-
 // takeGrant sets the next proof of presence to two thirds of the grant's life.
 func (v *visit) takeGrant(g *wire.Grant) {
 	v.grant = g
@@ -113,18 +104,6 @@ func (v *visit) takeGrant(g *wire.Grant) {
 		return
 	}
 	v.present.Reset(wait)
-}
-
-// neighbour is the next bubble that may be opened, step +1 or -1 away from the current one.
-func (v *visit) neighbour(step int) (wire.Bubble, bool) {
-	at := slices.IndexFunc(v.bubbles, func(b wire.Bubble) bool { return b.Name == v.current })
-	for i := 1; at >= 0 && i < len(v.bubbles); i++ {
-		n := len(v.bubbles)
-		if b := v.bubbles[((at+step*i)%n+n)%n]; b.State != wire.Refuses {
-			return b, true
-		}
-	}
-	return wire.Bubble{}, false
 }
 
 // readCard begins a visit: the card is read while the gateway draws a nonce.
@@ -145,9 +124,16 @@ func (a *Agent) sendCard() error {
 
 // askFinger waits for a finger and, behind it, sets up the session's one stream, so that neither login nor switch pays for it.
 func (a *Agent) askFinger() error {
+	a.offer()
+	a.waitForFinger()
+	return a.face.show(kiosk.Finger{Name: a.visit.person.Name})
+}
+
+// offer sets up a stream beside the loop.
+func (a *Agent) offer() {
 	v, media := a.visit, a.media
 	a.workers.Go(func() error {
-		e := offerEvent{visit: v}
+		e := offerEvent{visit: v, over: media}
 		certificate, err := stream.NewCertificate()
 		if err == nil {
 			e.fingerprint = certificate.Fingerprint[:]
@@ -163,8 +149,6 @@ func (a *Agent) askFinger() error {
 		}
 		return nil
 	})
-	a.waitForFinger()
-	return a.face.show(kiosk.Finger{Name: v.person.Name})
 }
 
 func (a *Agent) waitForFinger() {
@@ -182,9 +166,9 @@ func (a *Agent) waitForFinger() {
 
 func (a *Agent) onOffer(e offerEvent) error {
 	v := a.visit
-	if e.visit != v {
+	if e.visit != v || a.media == nil || e.over != a.media {
 		if e.media != nil {
-			_ = e.media.Close()
+			_ = e.media.Close() // the visit, or the line it was for, is over
 		}
 		return nil
 	}
@@ -204,8 +188,11 @@ func (a *Agent) onAnswer(m *wire.Answer) error {
 		return a.broken(fmt.Errorf("stream answer: %w", err))
 	}
 	v.centreStream = m.Fingerprint
-	if a.state == Verifying && v.placed != nil {
+	switch {
+	case a.state == Verifying && v.placed != nil:
 		return a.verify()
+	case a.state == Resuming:
+		return a.returned()
 	}
 	return nil
 }
@@ -244,12 +231,18 @@ func (a *Agent) verify() error {
 		template := v.placed
 		v.placed = nil
 		f := a.up.facts
-		v.hold.login(v.reference(), template, wire.Transcript{
+		transcript := wire.Transcript{
 			Context: wire.LoginContext, Nonce: v.nonce,
 			GatewayCertificate: f.gatewayCertificate, GatewayTunnelKey: f.gatewayTunnelKey, GatewayStream: v.centreStream,
 			Result: f.result, DeviceCertificate: f.deviceCertificate, BoxTunnelKey: f.boxTunnelKey, BoxStream: v.boxStream,
 			PersonCertificate: sum(v.read.certificate.Raw),
-		})
+		}
+		digest, err := wire.Digest(transcript)
+		if err != nil {
+			return err
+		}
+		v.transcript = digest[:]
+		v.hold.login(v.reference(), template, transcript)
 	}
 	return a.face.show(kiosk.Verifying{Name: v.person.Name})
 }
@@ -257,21 +250,6 @@ func (a *Agent) verify() error {
 func (a *Agent) askAgain() error {
 	a.waitForFinger()
 	return a.face.show(kiosk.Finger{Name: a.visit.person.Name, Second: a.visit.second, Refusal: &a.said})
-}
-
-// open asks for a bubble by its place in the list.
-func (a *Agent) open(name string) error {
-	v := a.visit
-	i := slices.IndexFunc(v.bubbles, func(b wire.Bubble) bool { return b.Name == name })
-	if i < 0 {
-		return nil
-	}
-	v.selected = i
-	if r := v.bubbles[i].Refusal; v.bubbles[i].State == wire.Refuses && r != nil {
-		a.said, a.reason = *r, ""
-		return a.showList(r)
-	}
-	return a.fire(Picked)
 }
 
 // attach wipes the old picture, then asks for the new one; frames of any stream but the new one are dropped from here on.
@@ -344,8 +322,10 @@ func (a *Agent) leave() {
 	if v.media != nil {
 		_ = v.media.Close()
 	}
-	if v.present != nil {
-		v.present.Stop()
+	for _, t := range []*time.Timer{v.present, v.wait} {
+		if t != nil {
+			t.Stop()
+		}
 	}
 	v.hold.release()
 	a.visit = nil
@@ -417,7 +397,11 @@ func (a *Agent) onInput(r keys.Raw) error {
 		if err := a.face.pointer(e.X, e.Y); err != nil {
 			return err
 		}
-	case keys.ChordEvent:
+	}
+	if a.face.still { // nobody types into a picture that has stopped
+		return nil
+	}
+	if e.Kind == keys.ChordEvent {
 		return a.onChord(e.Chord)
 	}
 	switch a.state {
@@ -455,34 +439,6 @@ func (a *Agent) onChord(c keys.Chord) error {
 	return nil
 }
 
-func (a *Agent) onChoice(e keys.Event) error {
-	v := a.visit
-	n := len(v.bubbles)
-	if n == 0 {
-		return nil
-	}
-	switch {
-	case e.Kind == keys.PointerEvent:
-		if i, hit := a.face.kiosk.Hit(e.X, e.Y); hit && i < n && e.Buttons&keys.Left != 0 {
-			return a.open(v.bubbles[i].Name)
-		}
-		return nil
-	case !e.Down:
-		return nil
-	case e.Nav == keys.NavUp:
-		v.selected = (v.selected + n - 1) % n
-	case e.Nav == keys.NavDown:
-		v.selected = (v.selected + 1) % n
-	case e.Nav == keys.NavDigit && e.Digit >= 1 && int(e.Digit) <= n:
-		return a.open(v.bubbles[e.Digit-1].Name)
-	case e.Nav == keys.NavEnter:
-		return a.open(v.bubbles[v.selected].Name)
-	default:
-		return nil
-	}
-	return a.showList(nil)
-}
-
 // forward sends one event to the bubble, in the bubble's own coordinates.
 func (a *Agent) forward(e keys.Event) error {
 	v := a.visit
@@ -497,21 +453,5 @@ func (a *Agent) forward(e keys.Event) error {
 	if err := v.media.SendInput(input); err != nil { // the link is slow or gone: what a person types now must not come down minutes later
 		a.log.Debug("input dropped", "err", err)
 	}
-	return nil
-}
-
-func (a *Agent) showList(why *refusal.Refusal) error {
-	v := a.visit
-	return a.face.show(kiosk.List{Name: v.person.Name, Bubbles: v.bubbles, Selected: v.selected, Refusal: why})
-}
-
-// lineLost covers what is shown: the link is coming up again, the work goes on.
-func (a *Agent) lineLost() error {
-	if err := a.face.cover(refusal.New(refusal.LinkLost)); err != nil {
-		return err
-	}
-	language := a.face.around.Language
-	a.leave()
-	a.face.around.Language = language
 	return nil
 }
