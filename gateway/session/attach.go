@@ -29,6 +29,8 @@ const (
 type Bubble interface {
 	// Running lists the accounts whose desktop is up. It starts nothing.
 	Running(ctx context.Context) ([]string, error)
+	// End spends the token on the end of the account's desktop and its programs.
+	End(ctx context.Context, token []byte) error
 	// Open spends the token on the account's desktop; the connection is used up. Errors wrap those of package bubble.
 	Open(ctx context.Context, token []byte, width, height int, layout string) (desktop.Desktop, error)
 	Close() error
@@ -116,6 +118,7 @@ type desk struct {
 	name    string
 	desktop desktop.Desktop
 	size    [2]int
+	kept    bool // it was connected to for an earlier attach, and may be dead since
 }
 
 // wish is the newest attach.
@@ -154,6 +157,7 @@ func (l *boxLine) attach(ctx context.Context, m *wire.Attach) error {
 		return err
 	}
 	if k := s.desks[m.Bubble]; k != nil && k.size == [2]int{int(m.Width), int(m.Height)} {
+		k.kept = true
 		return l.show(ctx, k)
 	}
 	return l.open(ctx, *s.wish)
@@ -185,6 +189,11 @@ func (l *boxLine) open(ctx context.Context, w wish) error {
 		Account: w.project.Membership.Account, Session: s.id, Epoch: s.order, Purpose: bubble.PurposeDesktop, GatewayCertificate: bubble.CertificateHash(l.srv.conf.Identity.Leaf)})
 	if err != nil {
 		return err
+	}
+	if up, known := s.up[name]; known && !up {
+		if err := l.say(ctx, name, refusal.New(refusal.BubbleStarting, "bubble", w.project.Bubble.Title, "seconds", startingSeconds)); err != nil {
+			return err
+		}
 	}
 	warm := s.warm[name]
 	delete(s.warm, name)
@@ -266,6 +275,9 @@ func (l *boxLine) show(ctx context.Context, k *desk) error {
 	if err := l.line.Write(&wire.Attached{Bubble: k.name, Stream: s.number}); err != nil {
 		return err
 	}
+	if err := l.warn(ctx, time.Now()); err != nil {
+		return err
+	}
 	inner, cancel := context.WithCancel(ctx)
 	p := &pump{bubble: k.name, number: s.number, media: s.media, flow: s.flow, from: k.desktop, start: s.since, cancel: cancel, done: make(chan struct{})}
 	s.pump = p
@@ -306,6 +318,15 @@ func (l *boxLine) pumpEnded(ctx context.Context, p pumped) error {
 		s.mediaLost = true
 		l.arm()
 		return nil
+	}
+	if k := s.shown; k != nil && k.kept && p.pump.frames <= 1 { // it died while another was on the screen: that is no news to her
+		l.cover()
+		delete(s.desks, k.name)
+		l.closeLater(k.desktop)
+		if err := l.happen(ctx, BubbleAsked, change{}); err != nil {
+			return err
+		}
+		return l.open(ctx, *s.wish)
 	}
 	return l.lose(ctx, p.pump.bubble, p.err)
 }

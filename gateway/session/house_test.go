@@ -61,6 +61,7 @@ type house struct {
 	desktops map[string]*desktoptest.Desktop // guarded by mu; by bubble: the newest opened
 	down     map[string]error                // guarded by mu; bubbles that do not answer
 	tokens   int                             // guarded by mu; tokens spent
+	looked   int                             // guarded by mu; how often somebody asked what runs
 	slow     chan struct{}                   // guarded by mu; if set, desktops open only when it is closed
 }
 
@@ -227,6 +228,7 @@ type testBubble struct {
 func (b *testBubble) Running(context.Context) ([]string, error) {
 	b.house.mu.Lock()
 	defer b.house.mu.Unlock()
+	b.house.looked++
 	if b.house.desktops[b.name] != nil {
 		return []string{"mmartin"}, nil
 	}
@@ -253,7 +255,24 @@ func (b *testBubble) Open(ctx context.Context, token []byte, w, h int, _ string)
 	return d, nil
 }
 
+// End forgets the desktop.
+func (b *testBubble) End(context.Context, []byte) error {
+	b.house.mu.Lock()
+	defer b.house.mu.Unlock()
+	if d := b.house.desktops[b.name]; d != nil {
+		d.Break(errors.New("ended"))
+	}
+	delete(b.house.desktops, b.name)
+	return b.house.down[b.name]
+}
+
 func (b *testBubble) Close() error { return nil }
+
+func (h *house) looks() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.looked
+}
 
 func (h *house) desktop(name string) *desktoptest.Desktop {
 	h.mu.Lock()

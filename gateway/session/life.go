@@ -54,6 +54,7 @@ type session struct {
 	attached bool   // there has been an attach
 	number   uint16 // stream number of the newest attach
 	wish     *wish
+	warned   map[string]time.Duration // bubble -> the shortest of warnings that has been said
 	shown    *desk
 	pump     *pump
 }
@@ -160,6 +161,9 @@ func (l *boxLine) arm() {
 		if until, ok := s.rights[s.wish.project.Bubble.Name]; ok {
 			end = earlier(end, until)
 		}
+		if at := nextWarning(s.wish.project, time.Now()); s.state == Active && !at.IsZero() {
+			end = earlier(end, at)
+		}
 	}
 	l.deadline.Reset(max(time.Until(end), 0) + time.Millisecond)
 }
@@ -245,9 +249,17 @@ func (l *boxLine) stopped(ctx context.Context, st stop) error {
 		}
 		return nil
 	}
-	err := l.stop(ctx, st)
+	var err error
+	if st.text != "" {
+		err = l.tell(ctx, st)
+	} else {
+		err = l.stop(ctx, st)
+	}
 	if st.done != nil {
 		st.done <- err
+	}
+	if errors.Is(err, ErrAway) { // the operator's to know; the line is well
+		return nil
 	}
 	return err
 }

@@ -56,6 +56,7 @@ type boxLine struct {
 	reached  chan reached
 	opened   chan opened
 	pumped   chan pumped
+	finished chan finished
 	running  sync.WaitGroup // all goroutines of this line
 	deadline *time.Timer
 	refresh  *time.Timer // next login nonce
@@ -76,7 +77,7 @@ func newLine(s *Server, conn net.Conn, addr netip.Addr, serial string) (*boxLine
 	}
 	return &boxLine{
 		srv: s, addr: addr, serial: serial, conn: conn, line: c, stops: make(chan stop, 4), dirty: make(chan struct{}, 1), done: make(chan struct{}),
-		in: make(chan wire.Message), lost: make(chan error, 1), reached: make(chan reached), opened: make(chan opened), pumped: make(chan pumped),
+		in: make(chan wire.Message), lost: make(chan error, 1), reached: make(chan reached), opened: make(chan opened), pumped: make(chan pumped), finished: make(chan finished),
 		budget: messageBurst, spentAt: time.Now(), deadline: time.NewTimer(time.Hour), refresh: time.NewTimer(time.Hour), handlers: rules(),
 	}, nil
 }
@@ -138,6 +139,7 @@ func (l *boxLine) drain() {
 		case o := <-l.opened:
 			o.close()
 		case <-l.pumped:
+		case <-l.finished:
 		case <-l.in:
 		case <-over:
 			return
@@ -186,6 +188,8 @@ func (l *boxLine) loop(ctx context.Context) error {
 			err = l.openedDesk(ctx, o)
 		case p := <-l.pumped:
 			err = l.pumpEnded(ctx, p)
+		case f := <-l.finished:
+			err = l.finishedDesk(ctx, f)
 		case in := <-l.s.input():
 			err = l.input(ctx, in)
 		case n := <-l.s.acks():
@@ -225,6 +229,7 @@ func rules() map[wire.Type]rule {
 		wire.TypeOf(&wire.Offer{}):        on((*boxLine).offer, Requested, Authorised),
 		wire.TypeOf(&wire.Login{}):        on((*boxLine).login, Requested),
 		wire.TypeOf(&wire.Attach{}):       on((*boxLine).attach, Authorised, Starting, Active),
+		wire.TypeOf(&wire.EndDesktop{}):   on((*boxLine).endDesktop, Authorised),
 		wire.TypeOf(&wire.Presence{}):     on((*boxLine).presence, Authorised, Starting, Active),
 		wire.TypeOf(&wire.Detach{}):       on((*boxLine).detach, Absent, Requested, Authorised, Starting, Active),
 		wire.TypeOf(&wire.Event{}):        on((*boxLine).event, Absent, Requested, Authorised, Starting, Active),

@@ -144,7 +144,6 @@ func (l *boxLine) grant(now time.Time) (wire.Grant, error) {
 	if err != nil {
 		return wire.Grant{}, err
 	}
-	s.presences.clear()
 	return wire.Grant{Statement: statement, LifeMS: left.Milliseconds(), Nonce: s.presences.drawFor(now, grantLife), Epoch: uint64(s.epoch)}, nil
 }
 

@@ -88,6 +88,7 @@ type pump struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 	sent   uint32
+	frames int
 	keyAt  time.Time // when the last key frame was begun
 }
 
@@ -161,6 +162,7 @@ func (p *pump) frame(ctx context.Context) error {
 		err = nil
 	}
 	p.sent = h.N
+	p.frames++
 	return err
 }
 

@@ -158,9 +158,14 @@ func (l *boxLine) again(ctx context.Context) error {
 		return nil
 	}
 	name := s.wish.project.Bubble.Name
+	for _, p := range s.projects {
+		if p.Bubble.Name == name {
+			s.wish.project = p // its dates may be others now
+		}
+	}
 	if _, stands := s.rights[name]; stands {
 		l.arm()
-		return nil
+		return l.warn(ctx, time.Now())
 	}
 	why := refusal.New(refusal.ProjectEnded, "project", s.wish.project.Bubble.Title)
 	for _, b := range list {

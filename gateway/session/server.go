@@ -50,7 +50,7 @@ type entry struct {
 	back time.Time           // until when it may come back without a finger; zero = not at all
 }
 
-// stop asks a line's loop to end its session.
+// stop asks a line's loop to end its session, or only to say something at its screen.
 type stop struct {
 	id     ident.ID
 	by     string // the actor of the audit row
@@ -58,6 +58,7 @@ type stop struct {
 	reason string     // the operator's own words
 	done   chan error // buffered; nil = nobody waits
 	whole  bool       // the line ends too, whatever session it holds
+	text   string     // if set, nothing ends: a message to the person
 }
 
 // Server holds the sessions of one gateway. All methods may be called from any goroutine.
@@ -275,6 +276,9 @@ func (s *Server) end(ctx context.Context, st stop) error {
 		s.mu.Unlock()
 		if e == nil {
 			return fmt.Errorf("session %s: %w", st.id, ErrGone)
+		}
+		if e.line == nil && st.text != "" {
+			return ErrAway
 		}
 		if e.line == nil {
 			if err := s.endSuspended(ctx, e, st); !errors.Is(err, ErrGone) || !s.moved(e) {

@@ -407,7 +407,9 @@ func hostile(id ident.ID) []wire.Message {
 		&wire.Attach{Session: id, Bubble: "econ", Stream: 13, Width: wide, Height: high, Layout: "fr; reboot -f now"}, &wire.Attach{Session: id, Bubble: "econ", Stream: 14, Width: wide, Height: high},
 		&wire.Presence{Session: id, Nonce: long[:32], Signature: long}, &wire.Event{Session: id, Refusal: refusal.Refusal{Code: "X99", Suffix: "???"}},
 		&wire.Event{Session: id, Refusal: refusal.Refusal{Code: "C03", Suffix: "7K2", Params: map[string]string{"left": "<script>"}}}, &wire.Detach{Session: id, Why: "never"},
-		&wire.Detach{Session: id, Why: wire.Menu},
+		&wire.Detach{Session: id, Why: wire.Menu}, &wire.EndDesktop{Session: id, Bubble: "customs"}, &wire.EndDesktop{Session: id, Bubble: "../epi"},
+		&wire.EndDesktop{Session: ident.NewID(), Bubble: "epi"},
+		&wire.Resume{Session: id, Epoch: 1, Transcript: long[:32], Certificate: long, Nonce: long[:32], Presence: long}, &wire.Resume{Session: id, Epoch: 1 << 63},
 	}
 	back := slices.Clone(list)
 	slices.Reverse(back)

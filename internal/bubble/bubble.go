@@ -4,12 +4,13 @@
 // sdbox-bubble runs inside the bubble, where it finds or starts each person's own desktop.
 //
 // The connection is TLS 1.3 with certificates on both sides (ALPN "sdbox-bubble/1"). On it, one request and one reply
-// at a time, each `u32 length | CBOR`: Running may be asked again and again, Open once; after its good reply the bytes
+// at a time, each `u32 length | CBOR`: Running and End may be asked again and again, Open once; after its good reply the bytes
 // are RFB between the gateway and the desktop, and nothing looks at them here.
 //
 //	gateway                                 bubble
 //	  | -- TLS 1.3, both certificates --------> |
 //	  | -- running -------------------------> | -> accounts whose desktop is up (no token, no start, no pixel)
+//	  | -- end{token} ----------------------> | ends the account's desktop, then answers
 //	  | -- open{token, size, layout} -------> | checks the token, finds or starts Xvnc under the account
 //	  | <------------------------- reply ---- |
 //	  | <============== RFB =================> |
@@ -35,6 +36,7 @@ const (
 	ALPN           = "sdbox-bubble/1"
 	TokenType      = "sdbox-bubble-token"
 	PurposeDesktop = "desktop"
+	PurposeEnd     = "end" // the desktop and its programs end: the person said so
 	TokenLife      = 60 * time.Second
 )
 
@@ -46,13 +48,13 @@ const (
 	maxName     = 32
 )
 
-// Claims are what a bubble token grants: this account's desktop, for this session, to the gateway with this
+// Claims are what a bubble token grants: to see this account's desktop, or to end it, for this session, to the gateway with this
 // certificate. The token's audience is the bubble's DNS name; it lives TokenLife and is used once.
 type Claims struct {
 	Account            string   `cbor:"1,keyasint"`
 	Session            ident.ID `cbor:"2,keyasint"`
 	Epoch              uint64   `cbor:"3,keyasint"` // the session's owner epoch: a bubble refuses one lower than it has seen
-	Purpose            string   `cbor:"4,keyasint"` // PurposeDesktop
+	Purpose            string   `cbor:"4,keyasint"` // PurposeDesktop, PurposeEnd
 	GatewayCertificate []byte   `cbor:"5,keyasint"` // SHA-256 of the DER
 }
 
@@ -114,6 +116,7 @@ type kind uint
 const (
 	kindRunning kind = 1
 	kindOpen    kind = 2
+	kindEnd     kind = 3
 )
 
 type request struct {

@@ -158,6 +158,42 @@ func TestDesktopSurvivesDetachAndCrashAndEndsWithTheBubble(t *testing.T) {
 	require.Eventually(t, func() bool { _, err := os.Stat(filepath.Join("/proc", strconv.Itoa(pid), "exe")); return err != nil }, 5*time.Second, 5*time.Millisecond)
 }
 
+// The person ends her desktop, whether this program started it or found it; a token to look at it is not one to end it, nor the other
+// way round; what does not run ends in peace.
+func TestPersonEndsHerDesktop(t *testing.T) {
+	h := bubbletest.New(t, idle)
+	_, crash := h.Serve(t)
+	seal := func(purpose string) []byte {
+		claims := h.Claims("amina")
+		claims.Purpose = purpose
+		token, err := bubble.NewToken(h.Signer, bubbletest.Bubble, claims)
+		require.NoError(t, err)
+		return token
+	}
+	require.NoError(t, dial(t, h).End(t.Context(), seal(bubble.PurposeEnd)))
+	for _, found := range []bool{true, false} {
+		conn, err := open(t, h, h.Token(t, "amina"))
+		require.NoError(t, err)
+		requireRFB(t, conn)
+		_, err = open(t, h, seal(bubble.PurposeEnd))
+		require.ErrorIs(t, err, bubble.ErrToken)
+		require.ErrorIs(t, dial(t, h).End(t.Context(), seal(bubble.PurposeDesktop)), bubble.ErrToken)
+		warm := dial(t, h)
+		up, err := warm.Running(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, []string{"amina"}, up)
+		if found {
+			crash()
+			h.Serve(t)
+			warm = dial(t, h)
+		}
+		require.NoError(t, warm.End(t.Context(), seal(bubble.PurposeEnd)))
+		up, err = warm.Running(t.Context())
+		require.NoError(t, err)
+		require.Empty(t, up)
+	}
+}
+
 func TestDesktopEndsWithItsSessionAndStartsAnew(t *testing.T) {
 	h := bubbletest.New(t, `cat "$HOME/wait" & exec sleep 0.1`)
 	h.Serve(t)

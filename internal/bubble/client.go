@@ -16,6 +16,7 @@ const (
 	dialTime    = 5 * time.Second
 	requestTime = 5 * time.Second
 	openTime    = 30 * time.Second // a desktop may have to be started
+	finishTime  = 20 * time.Second // its programs are asked first, and then ended
 )
 
 // ClientTLS is how a gateway speaks to the bubble with this DNS name: its own certificate, the roots of the Gateways CA.
@@ -81,6 +82,15 @@ func (c *Conn) Open(ctx context.Context, token []byte, width, height int, layout
 		return nil, fmt.Errorf("open desktop: %w", err)
 	}
 	return c.conn, nil
+}
+
+// End spends the token on the end of the account's desktop, with all programs in it, and returns when it is over. One that does not
+// run is no error. The errors are Open's.
+func (c *Conn) End(ctx context.Context, token []byte) error {
+	if _, err := c.ask(ctx, finishTime, request{Kind: kindEnd, Token: token}); err != nil {
+		return fmt.Errorf("end desktop: %w", err)
+	}
+	return nil
 }
 
 // Close ends the connection.

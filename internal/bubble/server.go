@@ -212,12 +212,17 @@ func (s *Server) serve(ctx context.Context, conn *tls.Conn) {
 				continue
 			}
 		}
-		if err == nil && req.Kind == kindOpen {
-			err = s.open(ctx, conn, gateway, req, log)
-			if err == nil {
+		switch {
+		case err != nil:
+		case req.Kind == kindOpen:
+			if err = s.open(ctx, conn, gateway, req, log); err == nil {
 				return
 			}
-		} else if err == nil {
+		case req.Kind == kindEnd:
+			if err = s.finish(conn, gateway, req, log); err == nil {
+				continue
+			}
+		default:
 			err = fmt.Errorf("%w: kind %d", ErrRequest, req.Kind)
 		}
 		log.Warn("request refused", "err", err)
@@ -250,7 +255,7 @@ func (s *Server) open(ctx context.Context, conn *tls.Conn, gateway *x509.Certifi
 	if req.Layout != "" && !slices.Contains(s.config.Layouts, req.Layout) {
 		return fmt.Errorf("%w: keyboard layout %.20q", ErrRequest, req.Layout)
 	}
-	claims, err := s.admit(req.Token, gateway, time.Now())
+	claims, err := s.admit(req.Token, gateway, PurposeDesktop, time.Now())
 	if err != nil {
 		return err
 	}
@@ -270,6 +275,20 @@ func (s *Server) open(ctx context.Context, conn *tls.Conn, gateway *x509.Certifi
 	carry(conn, screen)
 	log.Info("desktop detached")
 	return nil
+}
+
+// finish answers an end request: whoever looks at the desktop loses it.
+func (s *Server) finish(conn *tls.Conn, gateway *x509.Certificate, req request, log *slog.Logger) error {
+	claims, err := s.admit(req.Token, gateway, PurposeEnd, time.Now())
+	if err != nil {
+		return err
+	}
+	log.Info("the person ends her desktop", "account", claims.Account, "session", claims.Session.String())
+	conn.SetDeadline(time.Now().Add(finishTime))
+	if err := s.desktops[claims.Account].end(); err != nil {
+		return fmt.Errorf("%w: %w", ErrBusy, err)
+	}
+	return writeFrame(conn, reply{})
 }
 
 // carry copies both ways until one side ends, then ends the other.

@@ -136,8 +136,8 @@ func writeDurably(path string, b []byte) error {
 	return errors.Join(dir.Sync(), dir.Close())
 }
 
-// admit checks a token from the gateway with this certificate and uses it up.
-func (s *Server) admit(token []byte, gateway *x509.Certificate, now time.Time) (Claims, error) {
+// admit checks a token for one purpose from the gateway with this certificate and uses it up.
+func (s *Server) admit(token []byte, gateway *x509.Certificate, purpose string, now time.Time) (Claims, error) {
 	v, err := seal.NewVerifier(s.dns, gateway.PublicKey)
 	if err != nil {
 		return Claims{}, fmt.Errorf("%w: %w", ErrToken, err)
@@ -152,7 +152,7 @@ func (s *Server) admit(token []byte, gateway *x509.Certificate, now time.Time) (
 		return Claims{}, fmt.Errorf("%w: it lives longer than %v", ErrToken, TokenLife)
 	case subtle.ConstantTimeCompare(c.GatewayCertificate, CertificateHash(gateway)) != 1:
 		return Claims{}, fmt.Errorf("%w: it is for another gateway's certificate", ErrToken)
-	case c.Purpose != PurposeDesktop:
+	case c.Purpose != purpose:
 		return Claims{}, fmt.Errorf("%w: its purpose is %.20q", ErrToken, c.Purpose)
 	case c.Session.IsZero():
 		return Claims{}, fmt.Errorf("%w: it names no session", ErrToken)

@@ -14,7 +14,7 @@ import (
 // examples are parameters for every row that takes some.
 var examples = map[string]string{
 	"left": "2", "date": "2026-03-12", "project": "Santé", "countries": "FR", "here": "NL", "at": "14:02", "since": "10:12",
-	"reason": "Screen was photographed", "box": "PARIS-0042", "bubble": "epi", "seconds": "20", "try": "2", "ways": "4",
+	"reason": "Screen was photographed", "box": "PARIS-0042", "bubble": "epi", "seconds": "20", "minutes": "15", "try": "2", "ways": "4",
 }
 
 func TestEveryCodeHasWordsInBothLanguages(t *testing.T) {
