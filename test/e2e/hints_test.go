@@ -4,10 +4,12 @@ package e2e
 
 import (
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -82,5 +84,32 @@ func TestUnitsAreSoundAndHardened(t *testing.T) {
 				require.Empty(t, string(out))
 			}
 		}
+	}
+}
+
+// TestSecurityNamesTestsThatExist: a function of SECURITY.md is held by tests one can run.
+func TestSecurityNamesTestsThatExist(t *testing.T) {
+	text, err := os.ReadFile("../../SECURITY.md")
+	require.NoError(t, err)
+	declared := map[string]bool{}
+	require.NoError(t, filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && (d.Name() == "build" || d.Name() == ".git"):
+			return fs.SkipDir
+		case !strings.HasSuffix(path, "_test.go"):
+			return nil
+		}
+		code, err := os.ReadFile(path)
+		for _, found := range regexp.MustCompile(`(?m)^func (Test\w+)\(`).FindAllSubmatch(code, -1) {
+			declared[string(found[1])] = true
+		}
+		return err
+	}))
+	named := regexp.MustCompile("`(Test\\w+)`").FindAllStringSubmatch(string(text), -1)
+	require.NotEmpty(t, named)
+	for _, n := range named {
+		require.True(t, declared[n[1]], n[1])
 	}
 }
