@@ -16,7 +16,6 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -62,6 +61,8 @@ type Gateway struct {
 	tunnel   *tunnel.Gateway
 	mux      *stream.Mux
 
+	after int64 // the last change that opening has seen; Run watches from there
+
 	tunnelKey wire.Key   // public
 	inner     netip.Addr // the gateway's inner address
 
@@ -105,21 +106,24 @@ func (g *Gateway) openState(ctx context.Context) error {
 	if err := os.MkdirAll(g.conf.State, 0o700); err != nil {
 		return fmt.Errorf("state: %w", err)
 	}
-	dsn := g.conf.Database
-	if dsn == "" {
-		dsn = "sqlite:" + filepath.Join(g.conf.State, "gateway.db")
+	release, err := lockState(g.conf.State)
+	if err != nil {
+		return err
 	}
-	var err error
-	if g.store, err = store.Open(ctx, dsn); err != nil {
+	g.close = append(g.close, release)
+	if err := finishRestore(g.conf); err != nil {
+		return err
+	}
+	if g.store, err = store.Open(ctx, g.conf.dsn()); err != nil {
 		return err
 	}
 	g.close = append(g.close, g.store.Close)
 	g.registry = registry.New(g.store)
-	key, err := os.ReadFile(g.conf.AuditKey)
+	key, _, err := g.conf.logKey()
 	if err != nil {
-		return fmt.Errorf("audit key: %w", err)
+		return err
 	}
-	g.sealed, err = audit.Open(ctx, audit.Config{Store: g.store, Dir: filepath.Join(g.conf.State, "audit"), Key: strings.TrimSpace(string(key))})
+	g.sealed, err = audit.Open(ctx, audit.Config{Store: g.store, Dir: g.conf.auditDir(), Key: key})
 	return err
 }
 
@@ -139,6 +143,9 @@ func (g *Gateway) openTrust(ctx context.Context) error {
 		return fmt.Errorf("references: %w", err)
 	}
 	g.verifier = appraise.New(g.notes, "sdbox", g.conf.Name)
+	if g.after, err = g.store.Last(ctx); err != nil { // before the notes are read: what comes later is watched
+		return err
+	}
 	return g.useReferences(ctx)
 }
 
@@ -297,17 +304,13 @@ func (g *Gateway) openPorts(ctx context.Context) error {
 func (g *Gateway) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	after, err := g.store.Last(context.WithoutCancel(ctx)) // also when it is told to stop before it began
-	if err != nil {
-		return errors.Join(err, g.Close())
-	}
 	var all sync.WaitGroup
 	for name, serve := range map[string]func(context.Context) error{
 		"front door": func(ctx context.Context) error { return g.door.Serve(ctx, g.front) },
 		"sessions":   func(ctx context.Context) error { return g.sessions.Serve(ctx, g.lines) },
 		"console":    func(ctx context.Context) error { return g.console.Serve(ctx, g.pages) },
 		"health":     g.serveHealth,
-		"registry":   func(ctx context.Context) error { return g.watch(ctx, after) },
+		"registry":   func(ctx context.Context) error { return g.watch(ctx, g.after) },
 		"audit": func(ctx context.Context) error {
 			return g.sealed.Run(ctx, func(err error) { g.log.Error("audit log not sealed", "room", "audit", "err", err) })
 		},

@@ -31,6 +31,9 @@ type cli struct {
 	Run    runCmd    `cmd:"" help:"Run the gateway until it is told to stop."`
 	Init   initCmd   `cmd:"" help:"Write a commented configuration file and the keys that stay on this machine."`
 	Config configCmd `cmd:"" help:"Look at the configuration."`
+
+	Backup  backupCmd  `cmd:"" help:"Copy database and sealed audit log into one file, while the gateway runs or not."`
+	Restore restoreCmd `cmd:"" help:"Put a backup in the place of the state; the gateway must not run."`
 }
 
 // useError is a mistake in the command line or in the configuration, with the next thing to try.
@@ -234,6 +237,7 @@ support = @SUPPORT@            # whom a person calls; shown on every amber and r
 
 tls = "@STATE@/tls"       # cert.pem, key.pem, ca.pem: sdbox-pki issue gateway @NAME@
 # database = "sqlite:@STATE@/gateway.db"
+# database = "postgres:host=/run/postgresql dbname=sdbox user=sdbox" # version 15 or newer; no password here: passfile=, or the socket's peer
 # policies = "policies" # folder of Cedar policies; without it the ones built in are used
 # ek_roots = "tpm-manufacturers.pem"
 

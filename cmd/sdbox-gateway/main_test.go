@@ -70,6 +70,38 @@ func TestInitThenCheckThenRun(t *testing.T) {
 	}()
 	code, _, errs = command(told, "run", "--config", file)
 	require.Zero(t, code, errs)
+
+	copied := filepath.Join(t.TempDir(), "b")
+	code, out, errs = command(t.Context(), "backup", copied, "--config", file)
+	require.Zero(t, code, errs)
+	require.Contains(t, out, "audit rows, checked")
+	code, _, errs = command(t.Context(), "backup", copied, "--config", file)
+	require.Equal(t, 2, code, errs)
+	code, out, errs = command(t.Context(), "restore", copied, "--config", file)
+	require.Zero(t, code, errs)
+	require.Contains(t, out, "replaced-")
+	code, _, errs = command(t.Context(), "restore", copied, "--config", file)
+	require.Equal(t, 2, code, errs)
+	require.Contains(t, errs, "hint: nothing was changed. --force")
+	code, _, errs = command(t.Context(), "restore", copied, "--config", file, "--force")
+	require.Zero(t, code, errs)
+}
+
+// A relative path of the database counts from the file; a server's name is left as it is, and its password is told to nobody.
+func TestDatabaseIsAFileOrAServer(t *testing.T) {
+	for given, want := range map[string]string{"": "", "sqlite:x.db": "sqlite:/etc/sdbox/x.db", "x.db": "sqlite:/etc/sdbox/x.db", "sqlite:/y.db": "sqlite:/y.db", "postgres:host=/run": "postgres:host=/run"} {
+		f := defaults()
+		f.Database = given
+		c, err := f.config("/etc/sdbox")
+		require.NoError(t, err)
+		require.Equal(t, want, c.Database, given)
+	}
+	file := filepath.Join(t.TempDir(), "gateway.toml")
+	require.NoError(t, os.WriteFile(file, []byte(`database = "postgres:port=no password=secret"`), 0o600))
+	code, _, errs := command(t.Context(), "config", "check", file)
+	require.Equal(t, 2, code)
+	require.Contains(t, errs, "database: ")
+	require.NotContains(t, errs, "secret")
 }
 
 func settle(t *testing.T, state string) {

@@ -72,3 +72,39 @@ func causeSQLite(err error) error {
 	}
 	return nil
 }
+
+// File is the file that a data source name keeps everything in; ErrServer if that is a server's business.
+func File(dsn string) (string, error) {
+	if err := Check(dsn); err != nil {
+		return "", err
+	}
+	if isPostgres(dsn) {
+		return "", fmt.Errorf("store: %w", ErrServer)
+	}
+	path, err := parseSQLite(dsn)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Abs(path)
+}
+
+// Snapshot copies a SQLite database into a new file, as it is at one moment, while others read and write it. It changes nothing of it,
+// and does not sync the copy.
+func Snapshot(ctx context.Context, dsn, into string) (err error) {
+	path, err := File(dsn)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(path); err != nil { // opening would make it
+		return fmt.Errorf("store: %w", err)
+	}
+	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(5000)")
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	if _, err := db.ExecContext(ctx, `VACUUM INTO $1`, into); err != nil {
+		return fmt.Errorf("copy the database: %w", named(err))
+	}
+	return nil
+}

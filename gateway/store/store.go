@@ -29,6 +29,8 @@ var (
 	// ErrUnknown says that the connection to the server broke during the commit and that the server could not be asked since: the
 	// change was made whole, or not at all.
 	ErrUnknown = errors.New("the database did not say whether it was done")
+	// ErrServer says that the database is on a server, which has its own ways to copy it.
+	ErrServer = errors.New("the database is on a PostgreSQL server")
 	// ErrNewer says that a newer program wrote this database.
 	ErrNewer = errors.New("the database was written by a newer version")
 )
