@@ -30,7 +30,7 @@ type Source struct {
 type Encoder struct {
 	z       *zstd.Encoder
 	out     bytes.Buffer // z writes here
-	body    []byte
+	head    []byte       // what a frame says before its pixels
 	scratch []byte
 	dirty   []bool
 	patches []image.Rectangle
@@ -86,7 +86,7 @@ func (e *Encoder) Encode(s Source) ([]byte, error) {
 	}
 	e.describe(now, copies, cursor)
 	h.CRC = now.checksum(copies, e.patches, cursor)
-	return e.compress(h)
+	return e.compress(h, now)
 }
 
 // begin starts an epoch: black picture, new zstd stream.
@@ -208,10 +208,10 @@ func difference(a, b picture, r image.Rectangle) image.Rectangle {
 	return r
 }
 
-// describe writes the frame's content, before compression, to body.
+// describe writes what the frame's content says before its pixels, uncompressed, to head.
 func (e *Encoder) describe(now picture, copies []Copy, cursor *Cursor) {
 	be := binary.BigEndian
-	b := be.AppendUint16(e.body[:0], uint16(len(copies)))
+	b := be.AppendUint16(e.head[:0], uint16(len(copies)))
 	for _, c := range copies {
 		for _, v := range []int{c.Dst.Min.X, c.Dst.Min.Y, c.Dst.Dx(), c.Dst.Dy(), c.Src.X, c.Src.Y} {
 			b = be.AppendUint16(b, uint16(v))
@@ -229,28 +229,28 @@ func (e *Encoder) describe(now picture, copies []Copy, cursor *Cursor) {
 		b = be.AppendUint16(b, uint16(r.Min.Y/Size*across+r.Min.X/Size))
 		b = append(b, byte(r.Min.X%Size), byte(r.Min.Y%Size), byte(r.Dx()-1), byte(r.Dy()-1))
 	}
-	for _, r := range e.patches {
-		for y := r.Min.Y; y < r.Max.Y; y++ {
-			b = append(b, now.row(r, y)...)
-		}
-	}
-	e.body = b
+	e.head = b
 }
 
-func (e *Encoder) compress(h Header) ([]byte, error) {
+// compress makes the frame. Pixels go row by row into the compressor, so that a key frame's are held nowhere a second time.
+func (e *Encoder) compress(h Header, now picture) ([]byte, error) {
 	e.out.Reset()
 	e.out.Write(h.appendTo(nil))
-	if _, err := e.z.Write(e.body); err != nil {
+	if _, err := e.z.Write(e.head); err != nil {
 		return nil, fmt.Errorf("compress tile frame: %w", err)
+	}
+	for _, r := range e.patches {
+		for y := r.Min.Y; y < r.Max.Y; y++ {
+			if _, err := e.z.Write(now.row(r, y)); err != nil {
+				return nil, fmt.Errorf("compress tile frame: %w", err)
+			}
+		}
 	}
 	if err := e.z.Flush(); err != nil {
 		return nil, fmt.Errorf("flush tile frame: %w", err)
 	}
-	if cap(e.body) > windowBytes { // a rare key frame must not keep its size for the session's life
-		e.body = nil
-	}
 	frame := bytes.Clone(e.out.Bytes())
-	if e.out.Cap() > windowBytes {
+	if e.out.Cap() > windowBytes { // a rare large frame must not keep its size for the session's life
 		e.out = bytes.Buffer{}
 	}
 	return frame, nil

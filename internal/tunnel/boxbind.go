@@ -48,7 +48,7 @@ func newBoxBind(endpoints []netip.AddrPort, psk [32]byte) (*boxBind, error) {
 		return nil, fmt.Errorf("%d outer addresses of the gateway: want 1 to %d", len(endpoints), MaxEndpoints)
 	}
 	b := &boxBind{
-		Bind: conn.NewStdNetBind(), streams: newStreams(), start: time.Now(),
+		Bind: &udpBind{}, streams: newStreams(), start: time.Now(),
 		heard: make(chan heardProbe, 64),
 	}
 	for _, e := range endpoints {

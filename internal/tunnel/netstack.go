@@ -12,7 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/tun"
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -195,7 +194,7 @@ func (n *netstack) File() *os.File { return nil }
 func (n *netstack) Events() <-chan tun.Event { return n.events }
 
 // BatchSize is how many packets one Read may return.
-func (n *netstack) BatchSize() int { return conn.IdealBatchSize }
+func (n *netstack) BatchSize() int { return batchSize }
 
 // echo measures one ICMPv6 round trip. Wireguard needs a handshake for the first one.
 func (n *netstack) echo(ctx context.Context, to netip.Addr) (time.Duration, error) {
