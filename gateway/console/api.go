@@ -36,26 +36,27 @@ func wrong(hint, format string, args ...any) error {
 
 func (c *Console) routeAPI(mux *http.ServeMux) {
 	for pattern, handle := range map[string]func(*http.Request) (any, error){
-		"GET /api/v1/boxes":                func(r *http.Request) (any, error) { return c.boxes(r.Context()) },
-		"POST /api/v1/boxes":               c.addBox,
-		"POST /api/v1/boxes/{name}/retire": c.retireBox,
-		"GET /api/v1/people":               c.people,
-		"POST /api/v1/people":              c.addPerson,
-		"GET /api/v1/cards":                c.cards,
-		"POST /api/v1/cards":               c.addCard,
-		"POST /api/v1/cards/{name}/revoke": c.revokeCard,
-		"GET /api/v1/bubbles":              c.bubbles,
-		"POST /api/v1/bubbles":             c.addBubble,
-		"GET /api/v1/memberships":          c.memberships,
-		"POST /api/v1/memberships":         c.addMembership,
-		"GET /api/v1/references":           c.references,
-		"POST /api/v1/references":          c.addReference,
-		"GET /api/v1/locks":                c.locks,
-		"POST /api/v1/locks":               c.addLock,
-		"POST /api/v1/locks/{id}/lift":     c.liftLock,
-		"GET /api/v1/sessions":             func(*http.Request) (any, error) { return c.sessions(), nil },
-		"POST /api/v1/sessions/{id}/cut":   c.cutAPI,
-		"GET /api/v1/refusals/{code}":      c.why,
+		"GET /api/v1/boxes":                  func(r *http.Request) (any, error) { return c.boxes(r.Context()) },
+		"POST /api/v1/boxes":                 c.addBox,
+		"POST /api/v1/boxes/{name}/retire":   c.retireBox,
+		"GET /api/v1/people":                 c.people,
+		"POST /api/v1/people":                c.addPerson,
+		"GET /api/v1/cards":                  c.cards,
+		"POST /api/v1/cards":                 c.addCard,
+		"POST /api/v1/cards/{name}/revoke":   c.revokeCard,
+		"GET /api/v1/bubbles":                c.bubbles,
+		"POST /api/v1/bubbles":               c.addBubble,
+		"GET /api/v1/memberships":            c.memberships,
+		"POST /api/v1/memberships":           c.addMembership,
+		"GET /api/v1/references":             c.references,
+		"POST /api/v1/references":            c.addReference,
+		"GET /api/v1/locks":                  c.locks,
+		"POST /api/v1/locks":                 c.addLock,
+		"POST /api/v1/locks/{id}/lift":       c.liftLock,
+		"GET /api/v1/sessions":               func(*http.Request) (any, error) { return c.sessions(), nil },
+		"POST /api/v1/sessions/{id}/cut":     c.cutAPI,
+		"POST /api/v1/sessions/{id}/message": c.messageAPI,
+		"GET /api/v1/refusals/{code}":        c.why,
 	} {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			answer, err := handle(r)
@@ -88,12 +89,20 @@ func (c *Console) answerError(w http.ResponseWriter, r *http.Request, err error)
 		c.answerProblem(w, r, http.StatusUnprocessableEntity, field, "look at the field "+field.Field)
 	case isGone(err):
 		c.answerProblem(w, r, http.StatusGone, errors.New("this session has already ended"), "sdboxctl sessions lists those that live")
+	case isAway(err):
+		c.answerProblem(w, r, http.StatusConflict, err, "the card is out, or the finger not yet placed; nothing was sent")
 	case errors.Is(err, store.ErrNotFound):
 		c.answerProblem(w, r, http.StatusNotFound, err, "the GET of the same address lists what there is")
 	case errors.Is(err, store.ErrExists):
 		c.answerProblem(w, r, http.StatusConflict, err, "it is already registered; nothing was changed")
 	case errors.Is(err, store.ErrConflict):
 		c.answerProblem(w, r, http.StatusConflict, err, "its state does not allow this; nothing was changed")
+	case errors.Is(err, store.ErrFull):
+		c.log.Error("request failed", "room", "console", "operator", operator(r), "path", r.URL.Path, "err", err)
+		c.answerProblem(w, r, http.StatusInsufficientStorage, errors.New("the gateway's disk has no room"), "make room on it and try again; nothing was changed")
+	case errors.Is(err, store.ErrUnknown):
+		c.log.Error("request failed", "room", "console", "operator", operator(r), "path", r.URL.Path, "err", err)
+		c.answerProblem(w, r, http.StatusServiceUnavailable, errors.New("the database did not say whether it was done"), "look whether it is there before you try again")
 	default:
 		c.log.Error("request failed", "room", "console", "operator", operator(r), "path", r.URL.Path, "err", err)
 		c.answerProblem(w, r, http.StatusInternalServerError, errors.New("the gateway could not do this"), "its log says why; nothing was changed")
@@ -144,7 +153,7 @@ func (c *Console) cutAPI(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	reason, err := checkReason(body.Reason)
+	reason, err := checkWords("reason", body.Reason)
 	if err != nil {
 		return nil, wrong("the person reads it on the screen", "%v", err)
 	}
