@@ -373,10 +373,10 @@ func FuzzHeaderAndReason(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		lang := language(s)
 		require.Contains(t, []string{"fr", "en"}, string(lang))
-		if reason, err := checkReason(s); err == nil {
+		if reason, err := checkWords("reason", s); err == nil {
 			require.True(t, utf8.ValidString(reason))
 			require.NotContains(t, reason, "\n")
-			require.LessOrEqual(t, utf8.RuneCountInString(reason), maxReason)
+			require.LessOrEqual(t, utf8.RuneCountInString(reason), maxWords)
 		}
 	})
 }

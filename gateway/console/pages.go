@@ -16,10 +16,10 @@ import (
 	"sdbox/internal/refusal"
 )
 
-// The bounds of an operator's reason, in characters. It is shown on the box's screen.
+// The bounds of an operator's words, a reason or a message, in characters. They are shown on the box's screen.
 const (
-	minReason = 3
-	maxReason = 200
+	minWords = 3
+	maxWords = 200
 )
 
 // feedInterval is how often an open page is looked at even when no session changed: the delays move by themselves.
@@ -35,7 +35,7 @@ type view struct {
 	Sessions          []Session
 	Boxes             []Box
 	Session           Session
-	Reason, Confirm   string
+	Text, Confirm     string
 }
 
 func (c *Console) routePages(mux *http.ServeMux) {
@@ -44,6 +44,8 @@ func (c *Console) routePages(mux *http.ServeMux) {
 	mux.HandleFunc("GET /boxes", c.boxesPage)
 	mux.HandleFunc("GET /sessions/{id}/cut", c.cutPage)
 	mux.HandleFunc("POST /sessions/{id}/cut", c.cutForm)
+	mux.HandleFunc("GET /sessions/{id}/message", c.messagePage)
+	mux.HandleFunc("POST /sessions/{id}/message", c.messageForm)
 	for _, f := range []struct{ name, kind string }{
 		{"style.css", "text/css; charset=utf-8"}, {"console.js", "text/javascript; charset=utf-8"}, {"icon.svg", "image/svg+xml"},
 	} {
@@ -88,8 +90,11 @@ func (c *Console) render(w http.ResponseWriter, status int, name string, v view)
 func (c *Console) sessionsPage(w http.ResponseWriter, r *http.Request) {
 	v := c.view(r, "sessions")
 	v.Title, v.Sessions = v.Words.Sessions, c.sessions()
-	if name := r.URL.Query().Get("ended"); name != "" && len(name) <= 200 {
-		v.Done = fmt.Sprintf(v.Words.CutDone, name)
+	query := r.URL.Query()
+	for key, words := range map[string]string{"ended": v.Words.CutDone, "told": v.Words.TellDone} {
+		if name := query.Get(key); name != "" && len(name) <= 200 {
+			v.Done = fmt.Sprintf(words, name)
+		}
 	}
 	c.render(w, http.StatusOK, "sessions", v)
 }
@@ -154,27 +159,26 @@ func (c *Console) feed(w http.ResponseWriter, r *http.Request) {
 }
 
 func (c *Console) cutPage(w http.ResponseWriter, r *http.Request) {
-	if s, ok := c.found(w, r); ok {
+	if s, ok := c.found(w, r, Session.CanCut); ok {
 		c.askCut(w, r, http.StatusOK, s, "", "")
 	}
 }
 
-func (c *Console) askCut(w http.ResponseWriter, r *http.Request, status int, s Session, reason, problem string) {
+func (c *Console) askCut(w http.ResponseWriter, r *http.Request, status int, s Session, text, problem string) {
 	v := c.view(r, "sessions")
 	v.Title = fmt.Sprintf(v.Words.CutTitle, s.Person)
-	v.Session, v.Reason, v.Problem, v.Confirm = s, reason, problem, v.Words.cutConfirm(s.Person, s.Title)
+	v.Session, v.Text, v.Problem, v.Confirm = s, text, problem, v.Words.cutConfirm(s.Person, s.Title)
 	c.render(w, status, "cut", v)
 }
 
 func (c *Console) cutForm(w http.ResponseWriter, r *http.Request) {
-	s, ok := c.found(w, r)
+	s, ok := c.found(w, r, Session.CanCut)
 	if !ok {
 		return
 	}
-	reason, err := checkReason(r.PostFormValue("reason"))
+	reason, err := checkWords("reason", r.PostFormValue("reason"))
 	if err != nil {
-		v := c.view(r, "")
-		c.askCut(w, r, http.StatusUnprocessableEntity, s, reason, v.Words.ReasonMissing)
+		c.askCut(w, r, http.StatusUnprocessableEntity, s, reason, c.view(r, "").Words.ReasonMissing)
 		return
 	}
 	if err := c.cut(r, reason); err != nil {
@@ -184,19 +188,19 @@ func (c *Console) cutForm(w http.ResponseWriter, r *http.Request) {
 	http.Redirect(w, r, "/?ended="+url.QueryEscape(s.Person), http.StatusSeeOther)
 }
 
-// checkReason makes one line of an operator's words and holds them to their bounds.
-func checkReason(text string) (string, error) {
-	reason := strings.Join(strings.Fields(strings.ToValidUTF8(text, "")), " ")
-	if n := utf8.RuneCountInString(reason); n < minReason || n > maxReason {
-		return reason, fmt.Errorf("a reason of %d to %d characters is needed, this one has %d", minReason, maxReason, n)
+// checkWords makes one line of an operator's words, a "reason" or a "message", and holds them to their bounds.
+func checkWords(kind, text string) (string, error) {
+	line := strings.Join(strings.Fields(strings.ToValidUTF8(text, "")), " ")
+	if n := utf8.RuneCountInString(line); n < minWords || n > maxWords {
+		return line, fmt.Errorf("a %s of %d to %d characters is needed, this one has %d", kind, minWords, maxWords, n)
 	}
-	return reason, nil
+	return line, nil
 }
 
-// found is the session a page is about, or an answer that there is none.
-func (c *Console) found(w http.ResponseWriter, r *http.Request) (Session, bool) {
+// found is the session a page is about, if it can be acted upon so, or an answer that there is none.
+func (c *Console) found(w http.ResponseWriter, r *http.Request, can func(Session) bool) (Session, bool) {
 	for _, s := range c.sessions() {
-		if s.ID == r.PathValue("id") && s.CanCut() {
+		if s.ID == r.PathValue("id") && can(s) {
 			return s, true
 		}
 	}
@@ -210,8 +214,11 @@ func (c *Console) failed(w http.ResponseWriter, r *http.Request, err error) {
 	v := c.view(r, "")
 	v.Title, v.Problem = v.Words.NotFound, v.Words.Failed
 	status := http.StatusInternalServerError
-	if isGone(err) {
+	switch {
+	case isGone(err):
 		status, v.Problem = http.StatusGone, v.Words.Gone
+	case isAway(err):
+		status, v.Problem = http.StatusConflict, v.Words.Nobody
 	}
 	c.log.Warn("page refused", "room", "console", "operator", operator(r), "path", r.URL.Path, "err", err)
 	c.render(w, status, "problem", v)

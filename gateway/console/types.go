@@ -102,6 +102,16 @@ type Cut struct {
 	Reason string `json:"reason"` // 3 to 200 characters, read by the person on the screen
 }
 
+// CanTell says whether somebody is there to read a message.
+func (s Session) CanTell() bool {
+	return s.State == "authorised" || s.State == "starting" || s.State == "active"
+}
+
+// Message is POST /api/v1/sessions/{id}/message.
+type Message struct {
+	Text string `json:"text"` // 3 to 200 characters, read by the person on the screen
+}
+
 // Why is one answer of GET /api/v1/refusals/{code-suffix}, newest first: what the audit log says of it.
 type Why struct {
 	At      time.Time         `json:"at"`

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"sdbox/internal/refusal"
 )
@@ -16,6 +17,8 @@ type words struct {
 	Sessions, SessionsLead, LiveOn, LiveLost, NoSessions, NoBubble  string
 	Person, Box, Bubble, State, Delay, Since, Action, LocalTime     string
 	Cut, CutLead, CutTitle, CutConfirm, CutConfirmNoBubble, CutDone string
+	Message, Tell, TellLead, TellTitle, TellConfirm, TellDone       string
+	TellHelp, TellMissing, TellCancel, Nobody                       string
 	Reason, ReasonHelp, ReasonMissing, Cancel, Back                 string
 	Boxes, BoxesLead, Country, Link, Until, NoBoxes                 string
 	Attested, Away, Expected, Locked                                string
@@ -39,12 +42,17 @@ func english() words {
 		LiveOn: "This page updates itself.", LiveLost: "The gateway does not answer: this page may be old. Trying again...",
 		NoSessions: "Nobody is working at the moment.", NoBubble: "at the list of projects",
 		Person: "Person", Box: "Box", Bubble: "Bubble", State: "State", Delay: "Delay", Since: "Since", Action: "Action", LocalTime: "local time",
-		Cut: "End…", CutTitle: "End the session of %s?",
+		Cut: "End session…", CutTitle: "End the session of %s?",
 		CutLead:    "The screen goes black at once and shows your reason. The person's programs go on running in the bubble; nothing is lost.",
 		CutConfirm: "End the session of %s in %s", CutConfirmNoBubble: "End the session of %s", CutDone: "The session of %s has ended.",
 		Reason: "Reason", ReasonHelp: "The person reads these words on the screen. They are also written to the audit log. 3 to 200 characters.",
 		ReasonMissing: "Write a reason of 3 to 200 characters, then confirm again.", Cancel: "Keep the session", Back: "Back to the live sessions",
-		Boxes: "Boxes", BoxesLead: "A box may speak to the gateway only while its proof of state is fresh.", Country: "Country", Link: "Link",
+		Message: "Message", Tell: "Message…", TellTitle: "Send a message to %s", TellConfirm: "Send to %s", TellDone: "%s has been sent the message.",
+		TellLead:    "It appears over whatever is on the screen. The work is not interrupted.",
+		TellHelp:    "It is also written to the audit log. 3 to 200 characters.",
+		TellMissing: "Write a message of 3 to 200 characters, then send it again.", TellCancel: "Send nothing",
+		Nobody: "Nobody is at the screen of this session now. Nothing was sent. Try again when the card is back.",
+		Boxes:  "Boxes", BoxesLead: "A box may speak to the gateway only while its proof of state is fresh.", Country: "Country", Link: "Link",
 		Until: "Proof valid until", NoBoxes: "No box is registered yet. Register one with: sdboxctl box add",
 		Attested: "connected, proved intact", Away: "not connected", Expected: "registered, not seen yet", Locked: "locked",
 		NotFound: "Not here", NotFoundText: "There is no such page. The session may have ended.",
@@ -68,7 +76,12 @@ func french() words {
 		CutConfirm: "Terminer la session de %s dans %s", CutConfirmNoBubble: "Terminer la session de %s", CutDone: "La session de %s est terminée.",
 		Reason: "Motif", ReasonHelp: "La personne lit ces mots à l'écran. Ils sont aussi inscrits au journal d'audit. De 3 à 200 caractères.",
 		ReasonMissing: "Écrivez un motif de 3 à 200 caractères, puis confirmez à nouveau.", Cancel: "Garder la session", Back: "Retour aux sessions en cours",
-		Boxes: "Boîtiers", BoxesLead: "Un boîtier ne parle à la passerelle que tant que la preuve de son état est fraîche.", Country: "Pays", Link: "Liaison",
+		Message: "Message", Tell: "Message…", TellTitle: "Envoyer un message à %s", TellConfirm: "Envoyer à %s", TellDone: "Le message a été envoyé à %s.",
+		TellLead:    "Il apparaît par-dessus ce qui est à l'écran. Le travail n'est pas interrompu.",
+		TellHelp:    "Il est aussi inscrit au journal d'audit. De 3 à 200 caractères.",
+		TellMissing: "Écrivez un message de 3 à 200 caractères, puis envoyez-le à nouveau.", TellCancel: "Ne rien envoyer",
+		Nobody: "Personne n'est devant l'écran de cette session. Rien n'a été envoyé. Recommencez quand la carte sera revenue.",
+		Boxes:  "Boîtiers", BoxesLead: "Un boîtier ne parle à la passerelle que tant que la preuve de son état est fraîche.", Country: "Pays", Link: "Liaison",
 		Until: "Preuve valable jusqu'à", NoBoxes: "Aucun boîtier n'est enregistré. Enregistrez-en un avec : sdboxctl box add",
 		Attested: "connecté, intégrité prouvée", Away: "non connecté", Expected: "enregistré, pas encore vu", Locked: "bloqué",
 		NotFound: "Rien ici", NotFoundText: "Cette page n'existe pas. La session est peut-être terminée.",
@@ -107,6 +120,14 @@ func wordsFor(lang refusal.Lang) words {
 		return french()
 	}
 	return english()
+}
+
+// Moment is a time in UTC: of the day, and which day when it is not today. The page's script writes the local time below.
+func (w words) Moment(t time.Time) string {
+	if now := time.Now().UTC(); t.UTC().Format(time.DateOnly) == now.Format(time.DateOnly) {
+		return t.UTC().Format("15:04:05 UTC")
+	}
+	return t.UTC().Format("2006-01-02 15:04:05 UTC")
 }
 
 func (w words) cutConfirm(person, bubble string) string {

@@ -5,7 +5,7 @@ const rows = document.getElementById("rows");
 const live = document.getElementById("live");
 if (rows && live) {
   const feed = new EventSource("events");
-  feed.addEventListener("open", () => say("on"));
+  feed.addEventListener("open", () => say("live"));
   feed.addEventListener("error", () => say("lost"));
   feed.addEventListener("rows", (event) => {
     const focused = rows.contains(document.activeElement) ? document.activeElement.id : "";
@@ -29,8 +29,10 @@ function local() {
     swatch.style.backgroundColor = swatch.dataset.colour;
   }
   for (const time of document.querySelectorAll("time[data-local]")) {
-    time.nextElementSibling.textContent =
-      new Date(time.dateTime).toLocaleTimeString(document.documentElement.lang) + " " + time.dataset.local;
+    const at = new Date(time.dateTime);
+    const today = at.toDateString() === new Date().toDateString();
+    const parts = { timeStyle: "medium", hourCycle: "h23", ...(today ? {} : { dateStyle: "medium" }) };
+    time.nextElementSibling.textContent = at.toLocaleString(document.documentElement.lang, parts) + " " + time.dataset.local;
   }
 }
 local();
