@@ -246,3 +246,38 @@ func TestRestoreCutOffIsFinished(t *testing.T) {
 		require.NotContains(t, names(t, conf.State), "restore")
 	}
 }
+
+// FuzzUnpack feeds files that somebody gives for a backup: nothing is written but below the two places, and only what the list names
+// with its hash passes.
+func FuzzUnpack(f *testing.F) {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for name, text := range map[string]string{databaseEntry: "db", "audit/checkpoint": "c"} {
+		require.NoError(f, w.WriteHeader(&tar.Header{Name: name, Mode: 0o600, Size: int64(len(text))}))
+		_, err := io.WriteString(w, text)
+		require.NoError(f, err)
+	}
+	list := `{"format":1,"domain":"lab","gateway":"gw1","made":"2026-11-24T00:00:00Z","rows":1,"files":{` +
+		`"audit/checkpoint":{"size":1,"sha256":"2e7d2c03a9507ae265ecf5b5356885a53393a2029d241394997265a1a25aefc6"},` +
+		`"gateway.db":{"size":2,"sha256":"dfc1ef1a2ee9b6c8f45dfb0fc9e34b1fe2d0b4b3bd1a8b4c62d4f4a7d5d9bf03"}}}`
+	require.NoError(f, w.WriteHeader(&tar.Header{Name: listEntry, Mode: 0o600, Size: int64(len(list))}))
+	_, err := io.WriteString(w, list)
+	require.NoError(f, err)
+	require.NoError(f, w.Close())
+	f.Add(b.Bytes())
+	f.Add([]byte("not a tar"))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		dir := t.TempDir()
+		file := filepath.Join(dir, "file")
+		require.NoError(t, os.WriteFile(file, raw, 0o600))
+		c, err := unpack(file, restored{database: filepath.Join(dir, "db"), audit: filepath.Join(dir, "audit")})
+		left, readErr := os.ReadDir(dir)
+		require.NoError(t, readErr)
+		for _, e := range left {
+			require.Contains(t, "file db audit", e.Name())
+		}
+		if err == nil {
+			require.Contains(t, c.Files, databaseEntry)
+		}
+	})
+}

@@ -4,11 +4,16 @@ package store
 
 import (
 	"iter"
+	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"sdbox/gateway/store/storetest"
 	"sdbox/internal/ident"
 )
 
@@ -20,6 +25,32 @@ func BenchmarkChange(b *testing.B) {
 		require.NoError(b, s.Change(b.Context(), entry("person:x"), addPerson(ident.NewID())))
 	}
 	require.NoError(b, s.Close())
+}
+
+// BenchmarkUrgentReachesAnotherGateway is the time from the start of a lock on one PostgreSQL store to a watcher of another that has
+// read its event.
+func BenchmarkUrgentReachesAnotherGateway(b *testing.B) {
+	dsn, err := storetest.Schema(b.Context(), os.Getenv(serverEnv), "bench"+strings.ToLower(ident.NewID().String()))
+	require.NoError(b, err)
+	one, err := Open(b.Context(), dsn)
+	require.NoError(b, err)
+	two, err := Open(b.Context(), dsn)
+	require.NoError(b, err)
+	lock := Entry{Actor: "operator:olga", Action: "lock.add", Object: "box:A1"}
+	next, stop := iter.Pull2(one.Watch(b.Context(), 0))
+	var took []time.Duration
+	for b.Loop() {
+		began := time.Now()
+		require.NoError(b, two.Change(b.Context(), lock, func(*Tx) error { return nil }))
+		_, err, _ := next()
+		require.NoError(b, err)
+		took = append(took, time.Since(began))
+	}
+	stop()
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)*95/100].Microseconds())/1000, "p95-ms")
+	require.NoError(b, one.Close())
+	require.NoError(b, two.Close())
 }
 
 // BenchmarkWatch is the time from the start of a change to a watcher that has read its event.
