@@ -270,6 +270,18 @@ func TestBoxEnrolsProvesItsStateAndGetsATunnel(t *testing.T) {
 	require.NotEqual(t, lease.PSK, renewed.PSK)
 	_, err = end.Ping(t.Context())
 	require.NoError(t, err, "the tunnel goes on")
+	var certificates []string
+	rows, err := g.store.Audit(t.Context(), store.AuditFilter{Object: "box:PARIS-1"})
+	require.NoError(t, err)
+	for _, row := range rows {
+		var leaf store.Leaf
+		require.NoError(t, json.Unmarshal(row.Leaf, &leaf))
+		if leaf.Action == "box.attested" {
+			certificates = append(certificates, leaf.Fields["certificate"])
+			require.Equal(t, fmt.Sprintf("%x", held.Certificate), leaf.Fields["certificate_sha256"])
+		}
+	}
+	require.Equal(t, []string{fmt.Sprintf("%x", identity.Certificate[0]), ""}, certificates, "the certificate is in the log once")
 
 	require.True(t, g.door.Drop("PARIS-1"))
 	_, ok = g.door.Lease(box.Address)

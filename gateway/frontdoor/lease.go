@@ -177,7 +177,7 @@ func (v *visit) lease(ctx context.Context, m *wire.Evidence, box registry.Box, r
 	e := store.Entry{Actor: d.actor(), Action: "box.attested", Object: registry.BoxName(box.Serial), Fields: map[string]string{
 		"result": hex.EncodeToString(statement), "result_sha256": hex.EncodeToString(hash[:]), "evidence": hex.EncodeToString(evidence),
 		"nonce": hex.EncodeToString(want.Nonce), "exporter": hex.EncodeToString(want.Exporter), "from": v.from, "certificate_sha256": hex.EncodeToString(v.hash[:])}}
-	if len(m.Previous) == 0 { // once for each boot: what follows it names it by its hash
+	if !d.shown(box.Address, v.hash) { // what follows names it by its hash
 		e.Fields["certificate"] = hex.EncodeToString(v.der)
 	}
 	if err := d.conf.Store.Change(ctx, e, func(*store.Tx) error { return nil }); err != nil {
@@ -206,6 +206,14 @@ func outerAddress(hostport string) netip.Addr {
 		return netip.Addr{}
 	}
 	return at.Addr().Unmap().WithZone("")
+}
+
+// shown says whether the lease that stands was given on this certificate: then the log has it already.
+func (d *Door) shown(addr netip.Addr, certificate [32]byte) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	l, stands := d.leases[addr]
+	return stands && l.Certificate == certificate
 }
 
 // grant makes the peer and the lease one after the other, for one box at a time.
