@@ -86,7 +86,7 @@ func (h *House) Close() error {
 // NewPlace starts an empty place. Its folder is DIR/places/NAME, its account list the host's system accounts and these.
 func (h *House) NewPlace(name string, accounts ...Account) (*Place, error) {
 	p, err := newPlace(placeSpec{
-		Name: name, Dir: filepath.Join(h.dir, "places", name), Hide: h.dir, Bin: h.bin, Accounts: accounts,
+		Name: name, Dir: filepath.Join(h.dir, "places", name), House: h.dir, Bin: h.bin, Accounts: accounts,
 	}, h.Logs())
 	if err != nil {
 		return nil, fmt.Errorf("new place: %w", err)

@@ -34,9 +34,9 @@ type Account struct {
 // placeSpec is what the first process of a place is told on its command line.
 type placeSpec struct {
 	Name     string    `json:"name"`
-	Dir      string    `json:"dir"`  // the place's folder, seen as insideDir inside
-	Hide     string    `json:"hide"` // the house's folder, empty inside: a place does not see its neighbours' files
-	Bin      string    `json:"bin"`  // the folder of the programs, seen as binDir inside; may be empty
+	Dir      string    `json:"dir"`   // the place's folder, seen as insideDir inside
+	House    string    `json:"house"` // the house's folder; inside it is not there
+	Bin      string    `json:"bin"`   // the folder of the programs, seen as binDir inside; may be empty
 	Accounts []Account `json:"accounts"`
 }
 
@@ -87,29 +87,33 @@ func placeMain(args []string) error {
 	return nil
 }
 
-// furnish makes the mounts of a place; nothing of it reaches the host, whose mounts are made private first.
+// furnish gives a place a root of its own: nothing of it reaches the host, whose mounts are made private first, and of the host's
+// files only those of hostFiles are in it.
 func furnish(spec placeSpec) error {
 	passwd, group, err := accountFiles(spec.Accounts)
 	if err != nil {
 		return err
 	}
+	root := filepath.Join(spec.House, "root")
 	steps := []func() error{
 		func() error { return unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "") },
+		func() error { return buildRoot(root) },
 		func() error {
-			return unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+			return unix.Mount("proc", root+"/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 		},
-		func() error { return tmpfs("/run", "0755", "64m") },
-		func() error { return os.Mkdir(insideDir, 0o755) },
-		func() error { return unix.Mount(spec.Dir, insideDir, "", unix.MS_BIND, "") },
-		func() error { return bindPrograms(spec.Bin) },
-		func() error { return tmpfs(spec.Hide, "0755", "1m") },
-		func() error { return tmpfs("/tmp", "1777", "512m") },
-		func() error { return tmpfs("/home", "0755", "512m") },
-		func() error { return os.Mkdir("/tmp/.X11-unix", 0o1777) },
-		func() error { return os.Chmod("/tmp/.X11-unix", 0o1777|os.ModeSticky) },
-		func() error { return cover("/etc/passwd", passwd) },
-		func() error { return cover("/etc/group", group) },
-		func() error { return cover("/etc/hostname", spec.Name+"\n") },
+		func() error { return tmpfs(root+"/run", "0755", "64m") },
+		func() error { return os.Mkdir(root+insideDir, 0o755) },
+		func() error { return unix.Mount(spec.Dir, root+insideDir, "", unix.MS_BIND, "") },
+		func() error { return bindPrograms(spec.Bin, root+binDir) },
+		func() error { return tmpfs(root+"/tmp", "1777", "512m") },
+		func() error { return tmpfs(root+"/home", "0755", "512m") },
+		func() error { return os.Mkdir(root+"/tmp/.X11-unix", 0o1777) },
+		func() error { return os.Chmod(root+"/tmp/.X11-unix", 0o1777|os.ModeSticky) },
+		func() error { return os.WriteFile(root+"/etc/passwd", []byte(passwd), 0o644) },
+		func() error { return os.WriteFile(root+"/etc/group", []byte(group), 0o644) },
+		func() error { return os.WriteFile(root+"/etc/hostname", []byte(spec.Name+"\n"), 0o644) },
+		func() error { return os.WriteFile(root+"/etc/hosts", []byte("127.0.0.1 localhost\n"), 0o644) },
+		func() error { return enterRoot(root) },
 		func() error { return unix.Sethostname([]byte(spec.Name)) },
 	}
 	for i, step := range steps {
@@ -126,38 +130,22 @@ func furnish(spec placeSpec) error {
 	return nil
 }
 
-// bindPrograms shows the programs of sdbox at binDir, read-only.
-func bindPrograms(bin string) error {
+// bindPrograms shows the programs of sdbox, read-only.
+func bindPrograms(bin, target string) error {
 	if bin == "" {
 		return nil
 	}
-	if err := os.Mkdir(binDir, 0o755); err != nil {
+	if err := os.Mkdir(target, 0o755); err != nil {
 		return err
 	}
-	if err := unix.Mount(bin, binDir, "", unix.MS_BIND, ""); err != nil {
+	if err := unix.Mount(bin, target, "", unix.MS_BIND, ""); err != nil {
 		return err
 	}
-	return unix.Mount("", binDir, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, "")
+	return unix.Mount("", target, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, "")
 }
 
 func tmpfs(target, mode, size string) error {
 	return unix.Mount("tmpfs", target, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode="+mode+",size="+size)
-}
-
-// cover lays a file of the place over one of the host, by a bind mount only this place has. A host without the file needs none.
-func cover(target, content string) error {
-	if _, err := os.Stat(target); errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	dir := "/run/lab-etc"
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	source := filepath.Join(dir, filepath.Base(target))
-	if err := os.WriteFile(source, []byte(content), 0o644); err != nil {
-		return err
-	}
-	return unix.Mount(source, target, "", unix.MS_BIND, "")
 }
 
 // accountFiles are the host's passwd(5) and group(5) without its people (UID 1000 to 59999), with the place's people.
