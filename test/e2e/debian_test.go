@@ -66,6 +66,11 @@ func (m *debian) furnish() error {
 	if err := copyFile("/proc/self/exe", filepath.Join(dir, "usr-local/sbin/systemctl")); err != nil {
 		return err
 	}
+	// A place shows little of /etc: what Debian's packages useradd, systemd and swtpm-tools put there is brought.
+	bring := fmt.Sprintf("mkdir -p %[1]s/systemd/system; cp -a /etc/skel /etc/swtpm* %[1]s", filepath.Join(dir, "etc"))
+	if out, err := exec.Command("/bin/sh", "-ec", bring).CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
 	_, err = m.run(`chmod 755 /run/place; chown tss /run/place/var-lib/swtpm-localca; ln -s /run/bin /run/place/clone/build/bin
 cp -a /etc/. /run/place/etc
 mount --bind /run/place/etc /etc

@@ -189,15 +189,20 @@ func (u *unit) confine(writable []string) error {
 	if !u.is("ProtectSystem", "strict") {
 		return errors.New("ProtectSystem is not strict")
 	}
+	for _, path := range []string{"/dev", "/proc", "/sys"} { // they stay as they are (systemd.exec(5), ProtectSystem)
+		if _, err := os.Stat(path); err == nil {
+			writable = append(writable, path)
+		}
+	}
 	for _, path := range writable {
-		if err := unix.Mount(path, path, "", unix.MS_BIND, ""); err != nil {
+		if err := unix.Mount(path, path, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 			return fmt.Errorf("%s: %w", path, err)
 		}
 	}
 	if err := unix.MountSetattr(unix.AT_FDCWD, "/", unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
 		return err
 	}
-	for _, path := range append(writable, "/dev", "/proc", "/sys") {
+	for _, path := range writable {
 		if err := unix.MountSetattr(unix.AT_FDCWD, path, unix.AT_RECURSIVE, &unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY}); err != nil {
 			return fmt.Errorf("%s: %w", path, err)
 		}
