@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -562,4 +563,20 @@ func answerOf(key *probeKey, number uint32, size int) []byte {
 	packet := key.ask(number, size)
 	key.answer(packet)
 	return packet
+}
+
+func BenchmarkProbeAnswered(b *testing.B) {
+	h := newHouse(b)
+	_, peer := h.peer(1)
+	require.NoError(b, h.AddPeer(peer))
+	key, err := newProbeKey(peer.PSK)
+	require.NoError(b, err)
+	for _, size := range []int{probeSize, maxPacket} {
+		asked := key.ask(1, size)
+		b.Run(strconv.Itoa(size), func(b *testing.B) {
+			for b.Loop() {
+				require.True(b, h.guard.answer(bytes.Clone(asked), netip.MustParseAddr("127.0.0.1"), nil))
+			}
+		})
+	}
 }
