@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"sdbox/agent/keys"
@@ -178,7 +179,7 @@ func (a *Agent) fire(t Trigger) error {
 		return err
 	}
 	if a.up != nil {
-		a.up.lively.Store(row.To == List || row.To == Opening || row.To == Desktop)
+		a.up.lively.Store(slices.Contains(loggedIn(), row.To))
 	}
 	if row.To == Ready && a.reader != "" { // the card was there before the line
 		return a.fire(CardPresent)
@@ -241,6 +242,14 @@ func (a *Agent) perform(e effect) error {
 		return a.resume()
 	case offerAgain:
 		return a.offerAgain()
+	case askEnd:
+		b := a.visit.bubbles[a.visit.selected]
+		return a.face.show(kiosk.EndDesktop{Title: b.Title, Colour: b.Colour})
+	case endDesktop:
+		if err := a.send(&wire.EndDesktop{Session: a.visit.session(), Bubble: a.visit.bubbles[a.visit.selected].Name}); err != nil {
+			return err
+		}
+		return a.showList(nil)
 	}
 	return nil
 }
@@ -371,7 +380,7 @@ func (a *Agent) onMessage(ctx context.Context, m wire.Message) error {
 	case *wire.Attached:
 		// the first frame of the stream says the same; nothing is shown before it
 	case *wire.Notice:
-		a.log.Info("notice from the centre", "text", m.Text)
+		return a.onNotice(m)
 	case *wire.Refused:
 		a.said, a.reason = m.Refusal, ""
 		if m.Refusal.Code == refusal.OpenElsewhere {

@@ -9,7 +9,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	crand "crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
 	"image"
 	"log/slog"
@@ -317,19 +316,6 @@ func (b *bench) settle() {
 	b.agent.holds <- holdEvent{} // of no hold of ours: taken after the last input, and dropped
 }
 
-// answer sets up the centre's end of the stream that the box offers.
-func (b *bench) answer() {
-	b.t.Helper()
-	offer := expect[*wire.Offer](b.centre)
-	cert, err := stream.NewCertificate()
-	require.NoError(b.t, err)
-	var answer string
-	b.desk, answer, err = b.mux.Answer(b.t.Context(), cert, offer.SDP, offer.Fingerprint)
-	require.NoError(b.t, err)
-	b.print, b.box = cert.Fingerprint[:], offer.Fingerprint
-	b.say(&wire.Answer{SDP: answer, Fingerprint: b.print})
-}
-
 func filled(rgb uint32) func(*screen.Image) bool {
 	area := viewer.Area(width, height)
 	return func(m *screen.Image) bool {
@@ -354,16 +340,6 @@ func anywhere(rgb uint32) func(*screen.Image) bool {
 			}
 		}
 		return false
-	}
-}
-
-// transcript is what a login must have signed.
-func (b *bench) transcript(l *wire.Login) wire.Transcript {
-	person := sha256.Sum256(b.cert.Raw)
-	return wire.Transcript{
-		Context: wire.LoginContext, Nonce: l.Nonce, GatewayCertificate: b.facts.gatewayCertificate, GatewayTunnelKey: b.facts.gatewayTunnelKey,
-		GatewayStream: b.print, Result: b.facts.result, DeviceCertificate: b.facts.deviceCertificate, BoxTunnelKey: b.facts.boxTunnelKey, BoxStream: b.box,
-		PersonCertificate: person[:],
 	}
 }
 

@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"image"
 	"time"
@@ -24,6 +25,7 @@ type face struct {
 	view   kiosk.View   // nil while the picture is shown
 	still  bool         // what is on the screen stays as it is, covered
 	bar    kiosk.Bar
+	notes  []note // over whatever is shown: the first of them
 }
 
 func newFace(s screen.Screen, language refusal.Lang, support string) (*face, error) {
@@ -44,7 +46,11 @@ func newFace(s screen.Screen, language refusal.Lang, support string) (*face, err
 // show draws a view in place of whatever is on the screen.
 func (f *face) show(v kiosk.View) error {
 	f.view, f.still = v, false
-	if err := f.screen.Flush(f.kiosk.Draw(f.screen.Image(), v, f.around)...); err != nil {
+	changed := f.kiosk.Draw(f.screen.Image(), v, f.around)
+	if len(f.notes) > 0 {
+		changed = append(changed, f.drawNote())
+	}
+	if err := f.screen.Flush(changed...); err != nil {
 		return fmt.Errorf("show %T: %w", v, err)
 	}
 	return nil
@@ -101,11 +107,12 @@ func (f *face) uncover() error {
 	if err := f.viewer.Mask(image.Rectangle{}); err != nil {
 		return err
 	}
-	return f.viewer.Redraw()
+	return errors.Join(f.viewer.Redraw(), f.placeNote())
 }
 
 // forget drops the person's language and whatever was shown of her.
 func (f *face) forget() {
+	f.notes = nil
 	f.around.Language, f.bar = f.site, kiosk.Bar{Slow: f.bar.Slow}
 }
 
@@ -123,6 +130,7 @@ func (f *face) frame(data []byte) (viewer.Result, error) {
 	r, err := f.viewer.Frame(data)
 	if err == nil && r.Shown {
 		f.view = nil
+		err = f.placeNote()
 	}
 	return r, err
 }
@@ -142,6 +150,9 @@ func (f *face) pointer(x, y int) error {
 // tick turns the clock, and the delay in the bar when it changed by a millisecond.
 func (f *face) tick(now time.Time, delay time.Duration) error {
 	f.around.Now = now
+	if err := f.expire(now); err != nil {
+		return err
+	}
 	switch {
 	case f.still:
 		return nil

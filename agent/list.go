@@ -76,6 +76,11 @@ func (a *Agent) onChoice(e keys.Event) error {
 		return nil
 	case !e.Down:
 		return nil
+	case e.Nav == keys.NavDelete && !e.Repeat:
+		if v.bubbles[v.selected].State != wire.Open {
+			return nil
+		}
+		return a.fire(EndAsked)
 	case e.Nav == keys.NavUp:
 		v.selected = (v.selected + n - 1) % n
 	case e.Nav == keys.NavDown:

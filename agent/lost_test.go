@@ -5,6 +5,7 @@ package agent
 import (
 	"bytes"
 	"crypto/ecdsa"
+	"crypto/sha256"
 	"log/slog"
 	"net"
 	"sync/atomic"
@@ -16,10 +17,34 @@ import (
 	"sdbox/internal/card/pcsc"
 	"sdbox/internal/line"
 	"sdbox/internal/refusal"
+	"sdbox/internal/stream"
 	"sdbox/internal/wire"
 
 	"github.com/stretchr/testify/require"
 )
+
+// answer sets up the centre's end of the stream that the box offers.
+func (b *bench) answer() {
+	b.t.Helper()
+	offer := expect[*wire.Offer](b.centre)
+	cert, err := stream.NewCertificate()
+	require.NoError(b.t, err)
+	var answer string
+	b.desk, answer, err = b.mux.Answer(b.t.Context(), cert, offer.SDP, offer.Fingerprint)
+	require.NoError(b.t, err)
+	b.print, b.box = cert.Fingerprint[:], offer.Fingerprint
+	b.say(&wire.Answer{SDP: answer, Fingerprint: b.print})
+}
+
+// transcript is what a login must have signed.
+func (b *bench) transcript(l *wire.Login) wire.Transcript {
+	person := sha256.Sum256(b.cert.Raw)
+	return wire.Transcript{
+		Context: wire.LoginContext, Nonce: l.Nonce, GatewayCertificate: b.facts.gatewayCertificate, GatewayTunnelKey: b.facts.gatewayTunnelKey,
+		GatewayStream: b.print, Result: b.facts.result, DeviceCertificate: b.facts.deviceCertificate, BoxTunnelKey: b.facts.boxTunnelKey, BoxStream: b.box,
+		PersonCertificate: person[:],
+	}
+}
 
 // work is a person at work in epi, whose whole picture is one colour.
 func (b *bench) work() {

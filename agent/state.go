@@ -25,11 +25,12 @@ const (
 	Elsewhere               // the person's desktop is open on another box: bring it here?
 	Stopped                 // a refusal or an ending is on the screen; the card must leave
 	Lost                    // the line broke in a session; the card is still in
+	Asking                  // shall her desktop in the selected bubble end?
 	Resuming                // the line is back, the same session is asked for; no finger
 	numStates
 )
 
-var stateNames = [numStates]string{"connecting", "closed", "ready", "reading", "finger", "verifying", "list", "opening", "desktop", "out", "elsewhere", "stopped", "lost", "resuming"}
+var stateNames = [numStates]string{"connecting", "closed", "ready", "reading", "finger", "verifying", "list", "opening", "desktop", "out", "elsewhere", "stopped", "lost", "asking", "resuming"}
 
 // String returns the lower-case name.
 func (s State) String() string { return stateNames[s] }
@@ -62,13 +63,15 @@ const (
 	Quiet                      // nobody came back to a black screen
 	Silent                     // the centre answers no beat; the line still stands
 	Heard                      // it answers again
+	EndAsked                   // the person wants a desktop of hers to end
+	Confirmed                  // she said so twice
 	GaveUp                     // a lost line took longer than a session may wait without a finger
 	numTriggers
 )
 
 var triggerNames = [numTriggers]string{
 	"line up", "line lost", "box refused", "card present", "card gone", "card read", "card bad", "known", "finger placed", "wrong finger",
-	"card blocked", "signed", "granted", "refused", "in use elsewhere", "brought", "picked", "shown", "back", "ended", "quiet", "silent", "heard", "gave up",
+	"card blocked", "signed", "granted", "refused", "in use elsewhere", "brought", "picked", "shown", "back", "ended", "quiet", "silent", "heard", "end asked", "confirmed", "gave up",
 }
 
 // String returns the name in words.
@@ -102,6 +105,8 @@ const (
 	keepCard          // the same, and the card is held on to until the line is back
 	resume            // ask for the session back
 	offerAgain        // a new stream for it
+	askEnd            // "End your desktop?", with Enter for yes
+	endDesktop        // tell the gateway to
 )
 
 var effectNames = map[effect]string{
@@ -109,7 +114,7 @@ var effectNames = map[effect]string{
 	askFinger: "ask finger", verify: "verify, sign", askAgain: "ask again", sendLogin: "log in", askToBring: "ask to bring it", showList: "show list", attach: "wipe, attach",
 	showDesk: "show desktop", backToList: "detach, show list", refuseOpen: "show list and reason", leave: "black, detach, forget",
 	forget: "forget", stop: "say why, forget", cover: "cover picture", uncover: "show again", keepCard: "cover picture, hold the card",
-	resume: "present card again", offerAgain: "set up a stream",
+	resume: "present card again", offerAgain: "set up a stream", askEnd: "ask whether to end it", endDesktop: "end it, show list",
 }
 
 // Row is one line of the box's state table: in From, when On happens, do the effect and be in To.
@@ -142,6 +147,10 @@ func Table() []Row {
 		{Elsewhere, Brought, Verifying, sendLogin},
 		{List, Picked, Opening, attach},
 		{List, Refusal, List, refuseOpen},
+		{List, EndAsked, Asking, askEnd},
+		{Asking, Confirmed, List, endDesktop},
+		{Asking, Back, List, showList},
+		{Asking, Refusal, List, refuseOpen},
 		{Opening, Picked, Opening, attach},
 		{Opening, Shown, Desktop, showDesk},
 		{Opening, Refusal, List, refuseOpen},
@@ -176,7 +185,7 @@ func Table() []Row {
 			Row{s, Ended, Stopped, stop},
 			Row{s, LineLost, Connecting, forget})
 	}
-	for _, s := range []State{List, Opening, Desktop} { // a person is logged in
+	for _, s := range loggedIn() {
 		rows = append(rows,
 			Row{s, CardGone, Out, leave},
 			Row{s, Ended, Stopped, stop},
@@ -186,6 +195,9 @@ func Table() []Row {
 	}
 	return rows
 }
+
+// loggedIn are the states in which a person is, over a line that stands.
+func loggedIn() []State { return []State{List, Opening, Desktop, Asking} }
 
 // Picture draws the table as a mermaid state diagram, for README.md.
 func Picture() string {

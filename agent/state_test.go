@@ -50,12 +50,12 @@ func TestEveryStateIsReachedAndLeft(t *testing.T) {
 
 func TestCardThatLeavesAlwaysEndsTheVisit(t *testing.T) {
 	table := rows(t)
-	for _, s := range []State{Reading, Finger, Verifying, Elsewhere, List, Opening, Desktop, Stopped, Lost, Resuming} {
+	for _, s := range []State{Reading, Finger, Verifying, Elsewhere, List, Opening, Desktop, Asking, Stopped, Lost, Resuming} {
 		r, found := table[s][CardGone]
 		require.True(t, found, "%s ignores a card that leaves", s)
 		require.Contains(t, []State{Ready, Out, Connecting}, r.To)
 	}
-	for _, s := range []State{List, Opening, Desktop, Lost, Resuming} {
+	for _, s := range []State{List, Opening, Desktop, Asking, Lost, Resuming} {
 		require.Equal(t, leave, table[s][CardGone].do, "%s must blacken the screen first", s)
 	}
 }
@@ -80,11 +80,11 @@ func TestNoPictureWithoutAFinger(t *testing.T) {
 			require.Contains(t, []State{Opening, Desktop}, r.From)
 		}
 		if r.To == List {
-			require.Contains(t, []State{Verifying, List, Opening, Desktop, Resuming}, r.From)
+			require.Contains(t, []State{Verifying, List, Opening, Desktop, Asking, Resuming}, r.From)
 			require.True(t, r.From != Verifying || r.On == Granted)
 		}
 		if r.To == Resuming || r.To == Lost {
-			require.Contains(t, []State{List, Opening, Desktop, Lost, Resuming}, r.From, "only a session that had its finger comes back")
+			require.Contains(t, []State{List, Opening, Desktop, Asking, Lost, Resuming}, r.From, "only a session that had its finger comes back")
 		}
 	}
 }

@@ -19,6 +19,9 @@ import (
 	"sdbox/internal/wire"
 )
 
+// sensorRetry is how long the loop waits before it asks a finger sensor again that failed.
+const sensorRetry = 500 * time.Millisecond
+
 // mediaPort is the box's own UDP port in the tunnel.
 const mediaPort = 7001
 
@@ -155,6 +158,9 @@ func (a *Agent) waitForFinger() {
 	v := a.visit
 	a.workers.Go(func() error {
 		template, err := a.cfg.Finger(v.ctx)
+		if err != nil && !pause(v.ctx, sensorRetry) { // a sensor that is gone is looked for again, at a pace
+			return nil
+		}
 		select {
 		case a.fingers <- fingerEvent{visit: v, template: template, err: err}:
 		case <-v.ctx.Done():
@@ -398,17 +404,32 @@ func (a *Agent) onInput(r keys.Raw) error {
 			return err
 		}
 	}
+	if read, err := a.onNote(e); read {
+		return err
+	}
 	if a.face.still { // nobody types into a picture that has stopped
 		return nil
 	}
 	if e.Kind == keys.ChordEvent {
 		return a.onChord(e.Chord)
 	}
+	if a.state != Desktop && e.Kind == keys.KeyEvent && e.Down && !e.Repeat && e.Nav == keys.NavLarge {
+		return a.face.enlarge()
+	}
 	switch a.state {
 	case Desktop:
 		return a.forward(e)
 	case List:
 		return a.onChoice(e)
+	case Asking:
+		switch {
+		case e.Kind != keys.KeyEvent || !e.Down || e.Repeat:
+			return nil
+		case e.Nav == keys.NavEnter:
+			return a.fire(Confirmed)
+		case e.Nav == keys.NavEscape:
+			return a.fire(Back)
+		}
 	case Finger:
 		if e.Kind == keys.KeyEvent && e.Down && e.Nav == keys.NavDigit && (e.Digit == 1 || e.Digit == 2) {
 			a.visit.second = e.Digit == 2

@@ -33,6 +33,7 @@ const (
 	NextBubble     Chord = iota + 1 // Ctrl+Alt+Right
 	PreviousBubble                  // Ctrl+Alt+Left
 	BackToList                      // Ctrl+Alt+Up
+	Dismiss                         // Ctrl+Alt+Down: a message over the picture was read
 )
 
 // Nav is what a key means on the box's own screens, whatever the layout.
@@ -46,6 +47,8 @@ const (
 	NavEnter
 	NavEscape
 	NavDigit // Event.Digit says which
+	NavDelete
+	NavLarge // F2
 )
 
 // Event is one thing a person did.
@@ -204,6 +207,8 @@ func (s *State) chord(code uint16) Chord {
 		return PreviousBubble
 	case codeUp:
 		return BackToList
+	case codeDown:
+		return Dismiss
 	}
 	return 0
 }
@@ -233,6 +238,10 @@ func navigation(code uint16) (Nav, uint8) {
 		return NavEnter, 0
 	case codeEscape:
 		return NavEscape, 0
+	case codeDelete, codeKeypadPoint:
+		return NavDelete, 0
+	case codeF2:
+		return NavLarge, 0
 	case code0:
 		return NavDigit, 0
 	}

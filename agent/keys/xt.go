@@ -9,6 +9,7 @@ const (
 	codeRightCtrl, codeRightAlt                      = 97, 100
 	codeUp, codeDown, codeLeft, codeRight            = 103, 108, 105, 106
 	codeKeypadEnter, codeMenu, codeSuperL, codeSuper = 96, 127, 125, 126
+	codeF2, codeDelete, codeKeypadPoint              = 60, 111, 83
 	codeLeftShift, codeRightShift                    = 42, 54
 )
 

@@ -21,6 +21,7 @@ type Around struct {
 	Box      string       // the box's serial
 	Now      time.Time    // shown as given, in its own zone; zero = no clock. Its milliseconds turn the waiting ring
 	Pointer  *image.Point // where to draw the mouse pointer; nil = none
+	Large    bool         // everything a quarter larger, for whoever reads badly
 }
 
 // View is one moment of the box's life as a person sees it. Views are plain values: draw the same one again at will.
@@ -57,8 +58,15 @@ type (
 
 	// Opening is shown from the choice of a bubble to its first picture.
 	Opening struct {
+		Title   string
+		Colour  uint32           // 0xRRGGBB of the bubble's frame
+		Refusal *refusal.Refusal // why it takes long (U01), if known
+	}
+
+	// EndDesktop asks whether the person's desktop in a bubble shall really end.
+	EndDesktop struct {
 		Title  string
-		Colour uint32 // 0xRRGGBB of the bubble's frame
+		Colour uint32
 	}
 
 	// CardOut is black but for one sentence: "Your work goes on. Insert your card to come back."
@@ -118,9 +126,16 @@ func (k *Kiosk) Hit(x, y int) (index int, ok bool) {
 	return 0, false
 }
 
+// largeScale is how much larger everything is with Around.Large. The list shows fewer rows then, and rolls.
+const largeScale = 1.25
+
 // page prepares the back image for a screen of dst's size.
 func (k *Kiosk) page(dst *screen.Image, a Around) *page {
 	scale := min(float64(dst.Width)/1920, float64(dst.Height)/1080)
+	larger := scale
+	if a.Large {
+		larger *= largeScale
+	}
 	if k.back == nil || k.back.Width != dst.Width || k.back.Height != dst.Height {
 		k.back = screen.NewImage(dst.Width, dst.Height)
 		k.arrow = screen.Arrow(scale * 1.25)
@@ -128,7 +143,7 @@ func (k *Kiosk) page(dst *screen.Image, a Around) *page {
 	}
 	return &page{
 		canvas: canvas{img: k.back, clip: k.back.Bounds()},
-		kiosk:  k, Around: a, say: wordsIn(a.Language), s: scale,
+		kiosk:  k, Around: a, say: wordsIn(a.Language), s: larger,
 	}
 }
 

@@ -69,12 +69,13 @@ func moments() map[string]View {
 	silent := refusal.Refusal{Code: refusal.CentreSilent, Suffix: "8PT", Params: map[string]string{"try": "2", "ways": "4"}}
 	cut := refusal.Refusal{Code: refusal.CutByOperator, Suffix: "3MN", Params: map[string]string{"at": "14:02"}}
 	down := refusal.Refusal{Code: refusal.BubbleDown, Suffix: "6HT", Params: map[string]string{"bubble": "Econometrics", "since": "10:12"}}
+	starts := example(refusal.BubbleStarting)
 	views := map[string]View{
 		"boot": Boot{}, "boot-silent": Boot{&silent}, "ready": Ready{}, "reading": ReadingCard{},
 		"finger": Finger{Name: "Camille Durand"}, "finger-wrong": Finger{"Camille Durand", false, &finger},
 		"verifying": Verifying{"Camille Durand"},
 		"list":      List{Name: "Camille Durand", Bubbles: projects()}, "list-refused": List{"Camille Durand", projects(), 1, &down},
-		"list-empty": List{Name: "Camille Durand"}, "opening": Opening{"Epidemiology of stroke", 0x2563eb}, "card-out": CardOut{},
+		"list-empty": List{Name: "Camille Durand"}, "opening": Opening{Title: "Epidemiology of stroke", Colour: 0x2563eb}, "opening-starts": Opening{"Housing", 0x2563eb, &starts}, "end-desktop": EndDesktop{"Epidemiology of stroke", 0x2563eb}, "card-out": CardOut{},
 		"ended": Ended{cut, "The screen was being photographed"},
 	}
 	for _, row := range refusal.Table() {
@@ -87,7 +88,7 @@ func moments() map[string]View {
 func example(code refusal.Code) refusal.Refusal {
 	return refusal.Refusal{Code: code, Suffix: "7K2", Params: map[string]string{
 		"left": "2", "date": "2026-03-12", "project": "Housing", "countries": "FR", "here": "NL", "at": "14:02", "since": "10:12",
-		"reason": "Screen was photographed", "box": "PARIS-0042", "bubble": "Housing", "seconds": "20", "try": "2", "ways": "4",
+		"reason": "Screen was photographed", "box": "PARIS-0042", "bubble": "Housing", "seconds": "20", "minutes": "15", "try": "2", "ways": "4",
 	}}
 }
 
@@ -105,9 +106,17 @@ func TestEveryScreenIsDrawnAtEverySize(t *testing.T) {
 				k.Draw(dst, v, about(refusal.English))
 				keep(t, fmt.Sprintf("%d-%s-en", size.X, name), dst)
 			}
+			if size.X != 2560 {
+				large := about(refusal.French)
+				large.Large = true
+				k.Draw(dst, v, large)
+				keep(t, fmt.Sprintf("%d-%s-large", size.X, name), dst)
+			}
 		}
 	}
 }
+
+func ptr[T any](v T) *T { return &v }
 
 // desktop fills an image with something like a bubble's picture.
 func desktop(img *screen.Image) {
@@ -130,6 +139,18 @@ func TestBarAndCoverAreDrawnOverAPicture(t *testing.T) {
 		bar := image.Rect(0, 0, 1920, 40)
 		k.Bar(img, bar, Bar{Title: "Epidemiology of stroke", Person: "Camille Durand", Colour: 0x2563eb, Delay: 38 * time.Millisecond}, about(lang))
 		keep(t, "1920-desk-"+string(lang), img)
+		for i, n := range []Note{{Text: strings.Repeat("The centre closes at 20:00 today. ", 9), At: morning}, {Refusal: ptr(example(refusal.ProjectEnding))}} {
+			over := screen.NewImage(1920, 1080)
+			over.Copy(img, img.Bounds())
+			at := k.Note(over, n, about(lang))
+			require.True(t, at.In(img.Bounds()) && at.Min.Y > bar.Max.Y)
+			for _, r := range replace(over, img) { // what was there is whole outside the note
+				require.True(t, r.Overlaps(at))
+			}
+			over.Copy(img, img.Bounds())
+			k.Note(over, n, about(lang))
+			keep(t, fmt.Sprintf("1920-note-%d-%s", i, lang), over)
+		}
 		k.Cover(img, example(refusal.LinkLost), about(lang))
 		keep(t, "1920-lost-"+string(lang), img)
 	}
@@ -217,7 +238,7 @@ func TestHostileTextStaysInsideItsPlace(t *testing.T) {
 	b2 := b
 	b2.Refusal = &refused
 	for _, v := range []View{Boot{&refused}, Finger{long, false, &refused}, Verifying{long}, List{long, []wire.Bubble{b, b2}, 1 << 40, &refused},
-		Opening{long, 1 << 31}, Message{refused}, Ended{refused, long}} {
+		Opening{long, 1 << 31, &refused}, EndDesktop{long, 1 << 31}, Message{refused}, Ended{refused, long}} {
 		k.Draw(dst, v, a)
 	}
 	k.Bar(dst, image.Rect(0, 0, 1280, 28), Bar{Title: long, Person: long, Delay: 1 << 62, Slow: long}, a)

@@ -94,6 +94,7 @@ func (p *page) ground() {
 		end := p.text(small, p.px(80), foot, soft, p.say.box+" ")
 		p.text(p.face(medium, 22), end, foot, ink, p.kiosk.fonts.shorten(p.face(medium, 22), p.Box, w/3))
 	}
+	p.textMiddle(small, p.middle(), foot, soft, p.say.larger)
 	if p.Support != "" {
 		number := p.kiosk.fonts.shorten(p.face(medium, 22), p.Support, w/3)
 		x := w - p.px(80) - p.width(p.face(medium, 22), number)

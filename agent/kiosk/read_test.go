@@ -100,7 +100,7 @@ func TestEveryRefusalCanBeReadFromThePixels(t *testing.T) {
 		dst := screen.NewImage(1920, 1080)
 		r := example(row.Code)
 		k.Draw(dst, Message{r}, about(lang))
-		got := read(t, dst, image.Rect(360, 150, 1560, 1050)) // the sheet and the support contact under it
+		got := read(t, dst, image.Rect(360, 150, 1560, 960)) // the sheet
 		w := r.Words(lang)
 		require.True(t, holds(got, fold(w.Title)), "title %q in %q", w.Title, got)
 		require.True(t, holds(got, fold(w.Text)), "text %q in %q", w.Text, got)
@@ -190,5 +190,26 @@ func TestSlowModeStandsInTheBarWithItsCode(t *testing.T) {
 		b.Slow = ""
 		k.Bar(img, bar, b, about(lang))
 		require.NotContains(t, read(t, img, bar), "7k2")
+	}
+}
+
+func TestNoteSaysWhatItIsWhomToCallAndHowToPutItAway(t *testing.T) {
+	k := newKiosk(t)
+	for lang, want := range map[refusal.Lang][]string{
+		refusal.English: {"Message from the centre", "The centre closes at 20:00.", "Ctrl+Alt+Down"}, refusal.French: {"Message du centre", "The centre closes at 20:00.", "Ctrl+Alt+Bas"},
+	} {
+		dst := screen.NewImage(1920, 1080)
+		desktop(dst)
+		got := read(t, dst, k.Note(dst, Note{Text: "The centre\ncloses at 20:00.", At: morning}, about(lang)))
+		for _, s := range want {
+			require.Contains(t, got, fold(s))
+		}
+		r := example(refusal.ProjectEnding)
+		got = read(t, dst, k.Note(dst, Note{Refusal: &r}, about(lang)))
+		require.True(t, holds(got, fold(r.Words(lang).Title)), got)
+		require.True(t, holds(got, fold(r.Words(lang).Next)), got)
+		for _, s := range []string{"P06-7K2", "+33 1 75 60 12 00"} {
+			require.Contains(t, got, fold(s))
+		}
 	}
 }

@@ -23,14 +23,22 @@ func (p *page) moment(lift float64, draw func(m vec), greeting, headline, more s
 	p.textMiddle(p.face(regular, 32), p.middle(), p.y(768-lift), soft, more)
 }
 
-func (v Boot) draw(p *page) {
-	lift := 0.0
-	if v.Refusal != nil {
-		lift = 120
+// room says how far a moment rises for the notice under it, and where that begins. Large, there is less of it.
+func (p *page) room(r *refusal.Refusal) (lift float64, under int) {
+	switch {
+	case r == nil:
+		return 0, 0
+	case p.Large:
+		return 150, p.y(650)
 	}
+	return 120, p.y(700)
+}
+
+func (v Boot) draw(p *page) {
+	lift, under := p.room(v.Refusal)
 	p.moment(lift, p.waiting(p.drawBox), "", p.say.connecting, p.say.connectingMore)
 	if v.Refusal != nil {
-		p.notice(*v.Refusal, p.y(700), 1168)
+		p.notice(*v.Refusal, under, 1168)
 	}
 }
 
@@ -43,17 +51,14 @@ func (ReadingCard) draw(p *page) {
 }
 
 func (v Finger) draw(p *page) {
-	lift := 0.0
-	if v.Refusal != nil {
-		lift = 120
-	}
+	lift, under := p.room(v.Refusal)
 	more := p.say.fingerMore
 	if v.Second {
 		more = p.say.fingerSecond
 	}
 	p.moment(lift, p.drawFinger, oneLine(v.Name), p.say.finger, more)
 	if v.Refusal != nil {
-		p.notice(*v.Refusal, p.y(700), 1168)
+		p.notice(*v.Refusal, under, 1168)
 	}
 }
 
@@ -62,7 +67,21 @@ func (v Verifying) draw(p *page) {
 }
 
 func (v Opening) draw(p *page) {
-	p.moment(0, p.waiting(func(m vec) { p.drawDesktop(m, v.Colour) }), oneLine(v.Title), p.say.opening, p.say.openingMore)
+	lift, under := p.room(v.Refusal)
+	p.moment(lift, p.waiting(func(m vec) { p.drawDesktop(m, v.Colour) }), oneLine(v.Title), p.say.opening, p.say.openingMore)
+	if v.Refusal != nil {
+		p.notice(*v.Refusal, under, 1168)
+	}
+}
+
+func (v EndDesktop) draw(p *page) {
+	p.moment(60, func(m vec) { p.drawDesktop(m, v.Colour) }, oneLine(v.Title), p.say.endAsk, p.say.endMore)
+	middle, y := p.middle(), p.y(830)
+	k := p.face(medium, 30)
+	for i, choice := range []struct{ en, fr, does string }{{"Enter", "Entrée", p.say.endYes}, {"Esc", "Échap", p.say.endNo}} {
+		p.keycapLeft(choice.en, choice.fr, middle-p.px(40), y+i*p.px(70))
+		p.text(k, middle-p.px(16), y+i*p.px(70)+k.size*3/8, ink, choice.does)
+	}
 }
 
 func (CardOut) draw(p *page) {

@@ -54,7 +54,7 @@ type session struct {
 	attached bool   // there has been an attach
 	number   uint16 // stream number of the newest attach
 	wish     *wish
-	warned   map[string]time.Duration // bubble -> the shortest of warnings that has been said
+	warned   map[string]warned // by bubble
 	shown    *desk
 	pump     *pump
 }

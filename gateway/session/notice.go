@@ -53,6 +53,12 @@ func (l *boxLine) say(ctx context.Context, bubble string, why refusal.Refusal) e
 	return l.line.Write(&wire.Notice{At: time.Now().UnixMilli(), Refusal: &why})
 }
 
+// warned is what a person was told last of a right: which of warnings, and the end it was about. An earlier end is news.
+type warned struct {
+	before time.Duration
+	ends   time.Time
+}
+
 // warnings are how long before a right ends the person at work in its bubble is told, the first first.
 func warnings() []time.Duration { return []time.Duration{15 * time.Minute, time.Minute} }
 
@@ -87,10 +93,10 @@ func (l *boxLine) warn(ctx context.Context, now time.Time) error {
 		delete(s.warned, name) // it was made longer
 		return nil
 	}
-	if said, found := s.warned[name]; found && said <= due {
+	if said, found := s.warned[name]; found && said.before <= due && !ends.Before(said.ends) {
 		return nil
 	}
-	s.warned[name] = due
+	s.warned[name] = warned{due, ends}
 	minutes := max(1, int((left+30*time.Second)/time.Minute))
 	return l.say(ctx, name, refusal.New(refusal.ProjectEnding, "project", s.wish.project.Bubble.Title, "minutes", fmt.Sprint(minutes)))
 }

@@ -55,12 +55,13 @@ func TestRightThatEndsIsToldThenTakenOnTime(t *testing.T) {
 	b.attach("epi", 3)
 	expect[*wire.Attached](b)
 	h.until("epi", time.Now().Add(time.Hour)) // made longer: the warnings begin anew
-	h.until("epi", time.Now().Add(10*time.Minute))
+	h.until("epi", time.Now().Add(10*time.Minute)) // and shorter
 	told(b, "10")
-	h.until("epi", time.Now().Add(time.Minute+300*time.Millisecond))
+	h.until("epi", time.Now().Add(50*time.Second))
 	told(b, "1")
 	ends := time.Now().Add(time.Second)
 	h.until("epi", ends)
+	told(b, "1") // an earlier end is news
 	r := expect[*wire.Refused](b)
 	require.Equal(t, refusal.ProjectEnded, r.Refusal.Code)
 	require.Equal(t, "epi", r.Bubble)

@@ -310,7 +310,9 @@ func TestNewestAttachWinsWhileBubblesWake(t *testing.T) {
 	b.attach("econ", 4)
 	require.Equal(t, &wire.Attached{Bubble: "econ", Stream: 4}, expect[*wire.Attached](b), "the one that came late is kept")
 	b.sees("econ", 4)
-	require.Equal(t, 3, h.tokens)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	require.LessOrEqual(t, h.tokens, 4, "at most one more than asked for, if it was still on its way")
 }
 
 func TestLineLostSuspendsAndBoxComesBack(t *testing.T) {

@@ -18,8 +18,8 @@ const (
 	OurFault       Code = "G09" // something of ours failed; the reason is in the log
 	SlowMode       Code = "N08"
 	ProjectEnded   Code = "P02" // params: project, date
-	ProjectEnding  Code = "P03" // said while a person works in it; params: project, minutes
 	NotFromHere    Code = "P05" // params: project, countries (ISO 3166-1 alpha-2 with commas between), here (one of them)
+	ProjectEnding  Code = "P06" // said while a person works in it; params: project, minutes
 	CutByOperator  Code = "S04" // params: at (15:04), reason
 	OpenElsewhere  Code = "S06" // asks on the box where the card is now; params: box, the other one
 	Moved          Code = "S07" // said on the box the desktop was taken from; params: box, where it went
@@ -118,12 +118,12 @@ func Table() []Row {
 		{ProjectEnded, Amber, Person, false,
 			Text{"[Project {project}|This project] ended[ on {date:day}].", "Your other projects are open.", "Ask for an extension in the portal."},
 			Text{"[Projet {project}|Ce projet est] terminé[ le {date:day}].", "Vos autres projets sont ouverts.", "Demandez une prolongation sur le portail."}},
-		{ProjectEnding, Amber, Person, true,
-			Text{"[Project {project}|This project] ends for you[ in {minutes} {minutes:n:minute:minutes}].", "", "Save your work now. Your other projects stay open."},
-			Text{"[Projet {project}|Ce projet] : votre accès se termine[ dans {minutes} {minutes:n:minute:minutes}].", "", "Enregistrez votre travail. Vos autres projets restent ouverts."}},
 		{NotFromHere, Amber, Person, false,
 			Text{"[Project {project}|This project] can only be opened from [{countries:countries}|another place].", "[This box is registered in {here:countries}.]", "Use a box there, or open another project."},
 			Text{"[Projet {project}|Ce projet] : uniquement depuis [{countries:countries}|un autre lieu].", "[Pays d'enregistrement de ce boîtier : {here:countries}.]", "Utilisez un boîtier sur place, ou ouvrez un autre projet."}},
+		{ProjectEnding, Amber, Person, true,
+			Text{"[Project {project}|This project] ends for you[ in {minutes} {minutes:n:minute:minutes}].", "", "Save your work now. Your other projects stay open."},
+			Text{"[Projet {project}|Ce projet] : votre accès se termine[ dans {minutes} {minutes:n:minute:minutes}].", "", "Enregistrez votre travail. Vos autres projets restent ouverts."}},
 		{CutByOperator, Red, Support, false,
 			Text{"A supervisor ended this session[ at {at:clock}].", "[Reason: {reason}]", "Take your card out. If you have a question, call support, code {code}."},
 			Text{"Un superviseur a terminé cette session[ à {at:clock}].", "[Motif : {reason}]", "Retirez votre carte. Pour toute question, appelez le support, code {code}."}},
