@@ -15,6 +15,7 @@ demo: ## install what is missing, build, play a researcher's day, stay up (ONCE=
 
 test: ## install what is missing, then run everything with -race
 	@scripts/packages.sh demo test
+	@scripts/axe.sh
 	@$(MAKE) --no-print-directory build
 	@scripts/asroot.sh scripts/test.sh
 

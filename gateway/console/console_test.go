@@ -257,6 +257,11 @@ func TestCutNeedsAReasonAndTheScreenShowsIt(t *testing.T) {
 		require.Contains(t, page, `role="alert"`)
 	}
 	require.Equal(t, 422, d.post(c, path[1:], Cut{Reason: ""}, nil))
+	tell := "sessions/" + person.Session.String() + "/message"
+	require.Equal(t, 422, d.post(c, tell, Message{Text: "a"}, nil))
+	require.Equal(t, 409, d.post(c, tell, Message{Text: "Please save"}, nil), "nobody has placed a finger: nobody would read it")
+	status, _ = d.do(c, "POST", "/"+tell, url.Values{"text": {"Please save"}}.Encode(), form...)
+	require.Equal(t, 404, status)
 
 	for _, from := range [][]string{{"Sec-Fetch-Site", "cross-site"}, {"Sec-Fetch-Site", "same-site"}, {"Origin", "https://evil.example"}} {
 		status, _ = d.do(c, "POST", path, url.Values{"reason": {"not from here"}}.Encode(), append(form, from...)...)
