@@ -24,6 +24,7 @@ type cli struct {
 	Reference referenceCmd `cmd:"" help:"Signed notes of reference values: what an intact box measures."`
 	Lock      lockCmd      `cmd:"" help:"Locks: stop one person, card, box or bubble at once."`
 	Sessions  sessionsCmd  `cmd:"" help:"List the live sessions."`
+	Message   messageCmd   `cmd:"" help:"Show the person at a session's screen a message."`
 	Cut       cutCmd       `cmd:"" help:"End a session, for a reason the person reads."`
 	Audit     auditCmd     `cmd:"" help:"The audit log."`
 	Why       whyCmd       `cmd:"" help:"What stands behind a code on a screen, such as C05-7K2."`
@@ -269,6 +270,16 @@ type sessionsCmd struct{}
 // Run lists the live sessions.
 func (*sessionsCmd) Run(ctx context.Context, c *cli, out *printer) error {
 	return ask[[]console.Session](ctx, c, out, "GET", "sessions", nil)
+}
+
+type messageCmd struct {
+	Session string `arg:"" help:"Id of the session."`
+	Text    string `required:"" help:"What the person reads over her work, 3 to 200 characters. It is kept in the audit log."`
+}
+
+// Run sends the message.
+func (m *messageCmd) Run(ctx context.Context, c *cli, out *printer) error {
+	return ask[struct{}](ctx, c, out, "POST", "sessions/"+m.Session+"/message", console.Message{Text: m.Text})
 }
 
 type cutCmd struct {

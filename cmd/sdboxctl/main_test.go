@@ -84,6 +84,9 @@ func TestConfigurationIsStrict(t *testing.T) {
 	code, _, errs = command(t, "cut", "x")
 	require.Equal(t, exitUsage, code)
 	require.Contains(t, errs, "--reason")
+	code, _, errs = command(t, "message", "x")
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, errs, "--text")
 }
 
 // An export comes from the network: it must not write beside its folder, nor anything but plain files.
