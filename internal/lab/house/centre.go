@@ -52,10 +52,12 @@ func (s *Site) makeGateway(ctx context.Context) error {
 	return err
 }
 
-// shutOut lets interfaces of this name answer, and never ask: a bubble reaches no port of the gateway.
+// shutOut lets interfaces of this name answer, and never ask: a bubble reaches no port of the gateway, and nothing through it.
 func (p *Place) shutOut(prefix string) error {
-	rules := fmt.Sprintf(`table inet bubbles { chain input { type filter hook input priority 0;
-iifname %q ct state established,related accept; iifname %q drop; }; }`, prefix+"*", prefix+"*")
+	rules := fmt.Sprintf(`table inet bubbles {
+chain input { type filter hook input priority 0; iifname %[1]q ct state established,related accept; iifname %[1]q drop; }
+chain forward { type filter hook forward priority 0; policy drop; }
+}`, prefix+"*")
 	return p.inNetwork(func() error {
 		cmd := exec.Command("nft", "-f", "-")
 		cmd.Stdin = strings.NewReader(rules)
@@ -104,7 +106,9 @@ func (s *Site) startGateway(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	// And once as an operator does it, who has no export: the console is asked for one.
+	_, err = s.Ctl(ctx, "audit", "session", sessions[0].String(), "--key", insideDir+"/state/audit.pub", "--ca", insideDir+"/state/tls/ca.pem", "--release", insideDir+"/release.pub")
+	return err
 }
 
 // bootNote is what a good box of the lab measures: the recorded boot, signed by the lab's release key.
