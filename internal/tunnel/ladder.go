@@ -19,17 +19,19 @@ const (
 	forgetProbe  = 30 * time.Second
 	answerLimit  = time.Second // an answer that takes longer is no longer counted as good
 
-	lossWindow = 10 * time.Second
-	lossLeast  = 10  // probes in the window that may be judged
-	lossLimit  = 0.3 // of them
-	slowLimit  = 500 * time.Millisecond
-	slowFactor = 4 // times the round trip by TLS
+	lossWindow   = 10 * time.Second
+	lossLeast    = 10  // probes in the window that may be judged
+	lossLimit    = 0.3 // of them
+	lossToReturn = 0.1
+	slowLimit    = 500 * time.Millisecond
+	slowFactor   = 4 // times the round trip by TLS
 
 	goodProbes  = 6 // in a row, full-size, before UDP carries again
 	firstWait   = 3 * time.Second
-	longestWait = 24 * time.Second
-	shortStay   = time.Minute      // on UDP: doubles the wait for the next return
-	longStay    = 10 * time.Minute // forgives
+	longestWait = 20 * time.Second
+	goneAfter   = 2500 * time.Millisecond // without an answer: the wait begins anew; a lost probe only breaks the row
+	shortStay   = time.Minute             // on UDP: doubles the wait for the next return
+	longStay    = 10 * time.Minute        // forgives
 )
 
 // road is what the probes of one bearer say. It keeps no clock: every call is given the time.
@@ -40,7 +42,7 @@ type road struct {
 	heard   time.Time      // when the last answer came
 	rtt     time.Duration  // of that one
 	streak  int            // good answers in a row
-	good    time.Time      // since when the streak is
+	good    time.Time      // since when it answers, but for single losses
 }
 
 type probeSent struct {
@@ -66,14 +68,15 @@ func (r *road) answered(number uint32, now time.Time) {
 			continue
 		}
 		r.pending = append(r.pending[:i], r.pending[i+1:]...)
+		if now.Sub(r.heard) > goneAfter {
+			r.good, r.past = now, nil
+		}
 		r.heard, r.rtt = now, now.Sub(p.at)
 		if p.late {
 			return
 		}
 		r.past = append(r.past, probeOutcome{at: now})
-		if r.streak++; r.streak == 1 {
-			r.good = now
-		}
+		r.streak++
 		return
 	}
 }
@@ -105,21 +108,22 @@ func (r *road) silence(now time.Time) time.Duration {
 	return 0
 }
 
-func (r *road) lossy() bool {
+// loses says whether more than this share of the last probes were lost.
+func (r *road) loses(share float64) bool {
 	lost := 0
 	for _, o := range r.past {
 		if o.lost {
 			lost++
 		}
 	}
-	return len(r.past) >= lossLeast && float64(lost) > lossLimit*float64(len(r.past))
+	return float64(lost) > share*float64(len(r.past))
 }
 
 // ladder decides which bearer carries, and when which one is probed. UDP is better where it works: a lost packet holds
 // up no other. It is owned by one goroutine.
 //
 //	on UDP -- 1 s without an answer, 30 % lost, or far slower than TLS; TLS is there ----> on TLS
-//	on TLS -- 6 full-size answers in a row over the wait (3 s; doubled after a short stay) -> on UDP
+//	on TLS -- answers over the wait (3 s; longer after a short stay), the last 6 in a row, full-size -> on UDP
 type ladder struct {
 	udp, tls road
 	onTLS    bool
@@ -187,7 +191,8 @@ func (l *ladder) step(now time.Time, busy bool) (o orders) {
 }
 
 func (l *ladder) down(now time.Time) {
-	if !l.tlsUp || l.udp.silence(now) < silenceLimit && !l.udp.lossy() && !l.slow() {
+	lossy := len(l.udp.past) >= lossLeast && l.udp.loses(lossLimit)
+	if !l.tlsUp || l.udp.silence(now) < silenceLimit && !lossy && !l.slow() {
 		return
 	}
 	switch stay := now.Sub(l.since); {
@@ -207,7 +212,7 @@ func (l *ladder) slow() bool {
 }
 
 func (l *ladder) up(now time.Time) {
-	patient := l.udp.streak >= goodProbes && now.Sub(l.udp.good) >= l.wait-busyProbe && !l.slow()
+	patient := l.udp.streak >= goodProbes && now.Sub(l.udp.good) >= l.wait-busyProbe && !l.udp.loses(lossToReturn) && !l.slow()
 	if patient || !l.tlsUp && l.udp.streak > 0 {
 		l.onTLS, l.since = false, now
 	}
