@@ -124,7 +124,12 @@ func (e *eyes) await(ctx context.Context, right func(*screen.Image) bool) (time.
 
 // recognise reads the words of a picture with tesseract, as separate scraps of text.
 func recognise(ctx context.Context, img *screen.Image) (string, error) {
-	cmd := exec.CommandContext(ctx, "tesseract", "stdin", "stdout", "--psm", "11", "-l", "eng")
+	return recogniseAs(ctx, img, "11") // words anywhere
+}
+
+// recogniseAs does it with a page segmentation mode of tesseract.
+func recogniseAs(ctx context.Context, img *screen.Image, mode string) (string, error) {
+	cmd := exec.CommandContext(ctx, "tesseract", "stdin", "stdout", "--psm", mode, "-l", "eng")
 	cmd.Env = append(os.Environ(), "OMP_THREAD_LIMIT=1")
 	var in bytes.Buffer
 	fmt.Fprintf(&in, "P5\n%d %d\n255\n", img.Width, img.Height)

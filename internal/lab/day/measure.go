@@ -25,14 +25,16 @@ import (
 
 // Samples say how often each figure is measured.
 type Samples struct {
-	Login, Switch, Keys, Pixels, Cut int
+	Login, Switch, Keys, Pixels, Block, Cut int
 }
 
 // Few is enough to see that a promise is kept; it fits into the three minutes of a demonstration.
-func Few() *Samples { return &Samples{Login: 5, Switch: 8, Keys: 30, Pixels: 10, Cut: 3} }
+func Few() *Samples { return &Samples{Login: 5, Switch: 8, Keys: 30, Pixels: 10, Block: 2, Cut: 3} }
 
 // Many is what figures that are published rest on.
-func Many() *Samples { return &Samples{Login: 50, Switch: 100, Keys: 200, Pixels: 100, Cut: 20} }
+func Many() *Samples {
+	return &Samples{Login: 50, Switch: 100, Keys: 200, Pixels: 100, Block: 10, Cut: 20}
+}
 
 const (
 	sampleTimeout = 30 * time.Second
@@ -60,7 +62,7 @@ func (p *player) measure(ctx context.Context) error {
 		}
 	}()
 	m := &measurement{player: p, painters: painters}
-	for _, part := range []func(context.Context) error{m.logins, m.switches, m.keys, m.moments, m.memory, m.cuts} {
+	for _, part := range []func(context.Context) error{m.logins, m.switches, m.keys, m.moments, m.blocks, m.memory, m.cuts} {
 		if err := part(ctx); err != nil {
 			return fmt.Errorf("measure: %w", err)
 		}

@@ -26,6 +26,7 @@ const (
 type Conditions struct {
 	Delay     time.Duration // one way
 	Loss      float64       // share of frames lost, 0 to 1
+	NoUDP     bool          // UDP is dropped, as some sites' firewalls do
 	Unplugged bool          // nothing passes, and the first interface of the link has no carrier on its far side
 }
 
@@ -124,7 +125,7 @@ func (l *Link) receive(from *port, queue chan<- frame) {
 			return
 		}
 		c := l.Conditions()
-		if c.Unplugged || (c.Loss > 0 && rand.Float64() < c.Loss) {
+		if c.Unplugged || (c.NoUDP && isUDP(buf[:n])) || (c.Loss > 0 && rand.Float64() < c.Loss) {
 			continue
 		}
 		select {
@@ -132,6 +133,22 @@ func (l *Link) receive(from *port, queue chan<- frame) {
 		default: // a full queue drops the newest, as a router does
 		}
 	}
+}
+
+// isUDP says whether a frame, behind its virtio_net_hdr, is UDP over IPv4 or IPv6 (without extension headers). A later fragment
+// counts as its first one does.
+func isUDP(b []byte) bool {
+	const head = 10 + 14 // virtio_net_hdr, Ethernet
+	if len(b) < head+20 {
+		return false
+	}
+	switch binary.BigEndian.Uint16(b[head-2:]) {
+	case unix.ETH_P_IP:
+		return b[head+9] == unix.IPPROTO_UDP
+	case unix.ETH_P_IPV6:
+		return b[head+6] == unix.IPPROTO_UDP
+	}
+	return false
 }
 
 func (l *Link) send(to *port, queue <-chan frame) {

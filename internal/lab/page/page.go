@@ -115,6 +115,7 @@ type BoxState struct {
 	Running   bool    `json:"running"`
 	Delay     int64   `json:"delay"` // ms one way
 	Loss      float64 `json:"loss"`  // percent
+	NoUDP     bool    `json:"no_udp"`
 	Unplugged bool    `json:"unplugged"`
 }
 
@@ -132,7 +133,7 @@ func (l *Lab) state(w http.ResponseWriter, r *http.Request) {
 	}
 	for _, b := range l.site.Boxes {
 		c := b.Link.Conditions()
-		state := BoxState{Serial: b.Serial, Running: b.Running(), Delay: c.Delay.Milliseconds(), Loss: c.Loss * 100, Unplugged: c.Unplugged}
+		state := BoxState{Serial: b.Serial, Running: b.Running(), Delay: c.Delay.Milliseconds(), Loss: c.Loss * 100, NoUDP: c.NoUDP, Unplugged: c.Unplugged}
 		for _, card := range s.Cards {
 			if card.Box == b.Serial {
 				state.Card = card.Name
@@ -287,6 +288,7 @@ func (l *Lab) link(w http.ResponseWriter, r *http.Request) {
 	var body struct {
 		Delay     int64   `json:"delay"`
 		Loss      float64 `json:"loss"`
+		NoUDP     bool    `json:"no_udp"`
 		Unplugged bool    `json:"unplugged"`
 	}
 	if !ok || !read(w, r, &body) {
@@ -297,7 +299,7 @@ func (l *Lab) link(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	done(w, box.Link.Set(labnet.Conditions{
-		Delay: time.Duration(body.Delay) * time.Millisecond, Loss: body.Loss / 100, Unplugged: body.Unplugged,
+		Delay: time.Duration(body.Delay) * time.Millisecond, Loss: body.Loss / 100, NoUDP: body.NoUDP, Unplugged: body.Unplugged,
 	}))
 }
 

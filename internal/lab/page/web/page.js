@@ -122,8 +122,8 @@ function point(event) {
 
 canvas.addEventListener("keydown", (event) => key(event, true));
 canvas.addEventListener("keyup", (event) => key(event, false));
-canvas.addEventListener("blur", () => { release(); $("#focus").textContent = "Click the screen: keys and mouse then go to the box. Esc pressed three times gives them back."; });
-canvas.addEventListener("focus", () => { $("#focus").textContent = "Keys and mouse go to the box. Esc pressed three times gives them back."; });
+canvas.addEventListener("blur", () => { release(); $("#focus").textContent = "Click the screen to type and point in it."; });
+canvas.addEventListener("focus", () => { $("#focus").textContent = "Keys and mouse go to the box. Esc three times gives them back."; });
 canvas.addEventListener("pointermove", (event) => { if (document.activeElement === canvas) send(point(event)); });
 for (const [name, down] of [["pointerdown", 1], ["pointerup", 0]]) {
   canvas.addEventListener(name, (event) => {
@@ -171,7 +171,7 @@ function show() {
     if (document.activeElement !== $("#" + id)) $("#" + id).value = value;
     $(`#${id}-out`).textContent = `${$("#" + id).value} ${unit}`;
   }
-  $("#unplugged").checked = state.unplugged;
+  for (const id of ["no_udp", "unplugged"]) $("#" + id).checked = state[id];
   for (const [serial, one] of boxes) $(`[data-holds="${serial}"]`).textContent = one.card || "no card";
 }
 
@@ -187,29 +187,30 @@ function showCards(cards) {
   const wanted = JSON.stringify([cards, [...boxes.keys()]]);
   if (list.dataset.shown === wanted) return;
   list.dataset.shown = wanted;
+  const focused = list.contains(document.activeElement) ? document.activeElement.dataset.place : "";
   list.replaceChildren(...cards.map((card) => {
     const item = element("li", "");
-    const words = element("div", "");
+    const words = element("div", "", { class: "name" });
     words.append(element("b", card.name), element("small", card.box ? `in ${card.box}` : "in the tray"));
-    const row = element("div", "", { class: "row" });
-    for (const serial of boxes.keys()) {
-      if (serial === card.box) continue;
-      const button = element("button", `Into ${serial}`, { "aria-label": `Insert the card of ${card.name} into ${serial}` });
-      button.addEventListener("click", () => move(card.guid, serial));
-      row.append(button);
+    const places = element("div", "", { class: "places", role: "group", "aria-label": `Card of ${card.name}` });
+    for (const place of ["", ...boxes.keys()]) {
+      const here = place === card.box;
+      const label = here ? `The card of ${card.name} is in ${place || "the tray"}` : place ? `Insert the card of ${card.name} into ${place}` : `Pull the card of ${card.name} out of ${card.box}`;
+      const button = element("button", place || (here ? "Tray" : "Pull out"), { "aria-label": label, "aria-pressed": String(here), "data-place": `${card.guid} ${place}` });
+      if (!here) button.addEventListener("click", () => move(card, place));
+      places.append(button);
     }
-    if (card.box) {
-      const button = element("button", "Pull out", { class: "primary", "aria-label": `Pull the card of ${card.name} out of ${card.box}` });
-      button.addEventListener("click", () => move(card.guid, ""));
-      row.prepend(button);
-    }
-    item.append(element("span", "", { class: "chip", "aria-hidden": "true" }), words, row);
+    item.append(element("span", "", { class: "chip", "aria-hidden": "true" }), words, places);
     return item;
   }));
+  if (focused) list.querySelector(`[data-place="${focused}"]`)?.focus();
 }
 
-async function move(guid, into) {
-  if (await post(`/cards/${guid}`, { box: into }) && into && into !== box) select(into);
+async function move(card, into) {
+  if (await post(`/cards/${card.guid}`, { box: into }) && into) {
+    for (const hand of $("#person").options) if (hand.text === card.name) hand.selected = true;
+    if (into !== box) select(into);
+  }
   await refresh();
 }
 
@@ -228,12 +229,14 @@ for (const tab of document.querySelectorAll("[role=tab]")) tab.addEventListener(
 for (const button of document.querySelectorAll("[data-finger]")) {
   button.addEventListener("click", () => post(`/boxes/${box}/finger`, { person: $("#person").value, finger: button.dataset.finger }));
 }
-for (const id of ["delay", "loss", "unplugged"]) {
+for (const id of ["delay", "loss", "no_udp", "unplugged"]) {
   $("#" + id).addEventListener("change", async () => {
-    await post(`/boxes/${box}/link`, { delay: Number($("#delay").value), loss: Number($("#loss").value), unplugged: $("#unplugged").checked });
+    await post(`/boxes/${box}/link`, {
+      delay: Number($("#delay").value), loss: Number($("#loss").value), no_udp: $("#no_udp").checked, unplugged: $("#unplugged").checked,
+    });
     await refresh();
   });
-  $("#" + id).addEventListener("input", () => { if (id !== "unplugged") $(`#${id}-out`).textContent = `${$("#" + id).value} ${id === "delay" ? "ms" : "%"}`; });
+  $("#" + id).addEventListener("input", () => { if (id === "delay" || id === "loss") $(`#${id}-out`).textContent = `${$("#" + id).value} ${id === "delay" ? "ms" : "%"}`; });
 }
 
 await refresh();
