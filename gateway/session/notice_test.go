@@ -54,7 +54,7 @@ func TestRightThatEndsIsToldThenTakenOnTime(t *testing.T) {
 	expect[*wire.Attached](b)
 	b.attach("epi", 3)
 	expect[*wire.Attached](b)
-	h.until("epi", time.Now().Add(time.Hour)) // made longer: the warnings begin anew
+	h.until("epi", time.Now().Add(time.Hour))      // made longer: the warnings begin anew
 	h.until("epi", time.Now().Add(10*time.Minute)) // and shorter
 	told(b, "10")
 	h.until("epi", time.Now().Add(50*time.Second))
