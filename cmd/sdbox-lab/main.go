@@ -21,9 +21,10 @@ import (
 )
 
 type cli struct {
-	Up   upCmd   `cmd:"" help:"Start the house, boot its boxes and stay up, for the browser."`
-	Day  dayCmd  `cmd:"" help:"Start the house, play a researcher's day, measure it, then stay up (--once: end)."`
-	Card cardCmd `cmd:"" help:"Run one simulated card in a virtual reader, for any PC/SC program."`
+	Up    upCmd    `cmd:"" help:"Start the house, boot its boxes and stay up, for the browser."`
+	Day   dayCmd   `cmd:"" help:"Start the house, play a researcher's day, measure it, then stay up (--once: end)."`
+	Chart chartCmd `cmd:"" help:"Draw the time of a switch, from the report of a day."`
+	Card  cardCmd  `cmd:"" help:"Run one simulated card in a virtual reader, for any PC/SC program."`
 }
 
 func main() {

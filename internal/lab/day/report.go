@@ -10,7 +10,9 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -20,6 +22,24 @@ type Report struct {
 	Figures       []Figure `json:"figures"`
 	PixelsEqual   bool     `json:"pixels_equal"`   // a desktop's picture on a box was bit for bit what xwd read inside the bubble
 	AuditVerified bool     `json:"audit_verified"` // sdboxctl audit verify found the log whole, without the gateway
+	Machine       Machine  `json:"machine"`        // as it was when the report was written
+}
+
+// Machine is what everything ran on. Load is that of the last 1, 5 and 15 minutes (proc(5), loadavg): figures taken beside other
+// work are not those of an idle machine.
+type Machine struct {
+	Cores int    `json:"cores"`
+	Load  string `json:"load"`
+}
+
+func thisMachine() Machine {
+	m := Machine{Cores: runtime.NumCPU(), Load: "unknown"}
+	if raw, err := os.ReadFile("/proc/loadavg"); err == nil {
+		if fields := strings.Fields(string(raw)); len(fields) > 3 {
+			m.Load = strings.Join(fields[:3], " ")
+		}
+	}
+	return m
 }
 
 // Step is one step of the day, from what the person did to the picture that answered.
@@ -70,6 +90,7 @@ func (r *Report) Kept() bool {
 
 // Write writes report.json into a folder.
 func (r *Report) Write(dir string) error {
+	r.Machine = thisMachine()
 	raw, err := json.MarshalIndent(r, "", "  ")
 	if err == nil {
 		err = os.WriteFile(filepath.Join(dir, "report.json"), append(raw, '\n'), 0o644)
@@ -78,6 +99,23 @@ func (r *Report) Write(dir string) error {
 		return fmt.Errorf("write report: %w", err)
 	}
 	return nil
+}
+
+// maxReport is the longest report read, in bytes.
+const maxReport = 1 << 20
+
+// ReadReport reads the file that Write wrote.
+func ReadReport(path string) (*Report, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("read report: %w", err)
+	}
+	defer f.Close()
+	var r Report
+	if err := json.NewDecoder(io.LimitReader(f, maxReport)).Decode(&r); err != nil {
+		return nil, fmt.Errorf("read report %s: %w", path, err)
+	}
+	return &r, nil
 }
 
 // Print shows the figures as a table, and what was not kept.
@@ -94,6 +132,6 @@ func (r *Report) Print(w io.Writer) error {
 		_, e := fmt.Fprintf(w, "%-58s %4d %9.1f %9.1f %9.1f %9.1f %9.1f %s%s\n", f.Name, f.N, f.P50, f.P95, f.Max, f.Must, f.Goal, f.Unit, mark)
 		err = errors.Join(err, e)
 	}
-	_, e := fmt.Fprintf(w, "\npixels equal to xwd inside the bubble: %v\naudit log verified offline: %v\n", r.PixelsEqual, r.AuditVerified)
+	_, e := fmt.Fprintf(w, "\npixels equal to xwd inside the bubble: %v\naudit log verified offline: %v\nmachine: %d cores, load %s at the end\n", r.PixelsEqual, r.AuditVerified, r.Machine.Cores, r.Machine.Load)
 	return errors.Join(err, e)
 }
