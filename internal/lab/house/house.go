@@ -117,6 +117,9 @@ func (h *House) Join(number int, a, b End) (*labnet.Link, error) {
 			return err
 		}
 		for _, name := range []string{nearA, nearB} {
+			if err := withoutIPv6(name); err != nil {
+				return err
+			}
 			if err := runIP("link", "set", name, "up"); err != nil {
 				return err
 			}
@@ -147,13 +150,21 @@ func (h *House) Wire(a, b End) error {
 	return errors.Join(a.raise(), b.raise())
 }
 
-// raise gives an interface its address and takes it up. IPv6 stays off: the outer network of the lab is IPv4, and neighbour
+// withoutIPv6 keeps IPv6 off an interface of the calling thread's network: the outer network of the lab is IPv4, and neighbour
 // discovery would be noise in a capture.
+func withoutIPv6(name string) error {
+	err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", []byte("1"), 0)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("interface %s: %w", name, err)
+	}
+	return nil
+}
+
+// raise gives an interface its address and takes it up.
 func (e End) raise() error {
-	key := "/proc/sys/net/ipv6/conf/" + e.Interface + "/disable_ipv6"
 	return e.Place.inNetwork(func() error {
-		if err := os.WriteFile(key, []byte("1"), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("interface %s of %s: %w", e.Interface, e.Place.Name, err)
+		if err := withoutIPv6(e.Interface); err != nil {
+			return err
 		}
 		if err := runIP("addr", "add", e.Address, "dev", e.Interface); err != nil {
 			return err
