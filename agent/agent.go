@@ -218,7 +218,7 @@ func (a *Agent) perform(e effect) error {
 	case attach:
 		return a.attach()
 	case showDesk:
-		return nil // the frame that fired Shown is on the screen already
+		a.visit.runs() // the frame that fired Shown is on the screen already
 	case backToList:
 		return a.backToList()
 	case refuseOpen:

@@ -36,7 +36,7 @@ const (
 
 	pulseEvery  = 500 * time.Millisecond  // beats of a line while a person is at work
 	silentAfter = 1500 * time.Millisecond // three of them unanswered: the screen says so
-	deadAfter   = 6 * time.Second         // the line is given up; a way around a blocked UDP takes half of that
+	deadAfter   = 5 * time.Second         // the line is given up; a way around a blocked UDP takes 3 s at most
 )
 
 // linkEvent is what the link tells the loop, in order.

@@ -25,6 +25,13 @@ func (v *visit) takeBubbles(m *wire.Bubbles) {
 	v.takeGrant(&m.Grant)
 }
 
+// runs notes in the list that the desktop of the current bubble runs.
+func (v *visit) runs() {
+	if i := slices.IndexFunc(v.bubbles, func(b wire.Bubble) bool { return b.Name == v.current }); i >= 0 {
+		v.bubbles[i].State = wire.Open
+	}
+}
+
 // keepOpen says of a new list what the old one knew: a gateway that has just begun has not looked yet where desktops run.
 func (v *visit) keepOpen(list []wire.Bubble) {
 	for i := range list {

@@ -126,7 +126,15 @@ func TestDeleteAsksThenEnterEndsTheDesktop(t *testing.T) {
 	b.seen("the list as it is now", anywhere(0x770077))
 	b.press(del) // it does not run: there is nothing to end
 	b.press(enter)
-	require.Equal(t, "epi", expect[*wire.Attach](b.centre).Bubble)
+	at := expect[*wire.Attach](b.centre)
+	require.Equal(t, "epi", at.Bubble)
+	b.show(at, 0x123456)
+	b.seen("epi", filled(0x123456))
+	b.chord(103) // back to the list, where it is one that runs now
+	require.Equal(t, wire.Menu, expect[*wire.Detach](b.centre).Why)
+	b.press(del)
+	b.press(enter)
+	require.Equal(t, "epi", expect[*wire.EndDesktop](b.centre).Bubble)
 }
 
 func TestF2EnlargesTheBoxsOwnScreens(t *testing.T) {

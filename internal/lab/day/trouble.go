@@ -58,6 +58,7 @@ func Trouble(ctx context.Context, site *house.Site, o Options) ([]Step, error) {
 		if err != nil {
 			return p.report.Steps, fmt.Errorf("%s: %w", s.name, err)
 		}
+		took = max(took, 0) // when a picture came is known to a millisecond
 		fmt.Fprintf(p.Print, "%3d  %-70s %8d\n", i+1, s.name, took.Milliseconds())
 		p.report.Steps = append(p.report.Steps, Step{Name: s.name, MS: took.Milliseconds()})
 	}
