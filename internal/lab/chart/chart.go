@@ -16,21 +16,24 @@ import (
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/text"
 	"gonum.org/v1/plot/vg"
-	"gonum.org/v1/plot/vg/draw"
 
 	"sdbox/internal/lab/day"
 )
 
-// What the system of today takes for one change, in seconds: since its last renewal, and before it (product.md, 1).
+// What the system of today takes for one change, in seconds: since its last renewal, and before it.
 const today, before = 15, 45
 
 // The size of the picture; 96 dots an inch are what gonum's PNG has.
-const width, height = 8.6 * vg.Inch, 4.6 * vg.Inch
+const width, height = 9 * vg.Inch, 3.6 * vg.Inch
+
+// The ends of the axis, in seconds.
+const shortest, longest = 0.01, 100
 
 // The colours, each told apart by its words as well.
 func green() color.Color { return color.RGBA{R: 0x1f, G: 0x8a, B: 0x5b, A: 0xff} }
 func red() color.Color   { return color.RGBA{R: 0xb3, G: 0x3a, B: 0x2e, A: 0xff} }
 func ink() color.Color   { return color.RGBA{R: 0x33, G: 0x3b, B: 0x44, A: 0xff} }
+func soft() color.Color  { return color.RGBA{R: 0x9c, G: 0xd0, B: 0xb7, A: 0xff} }
 func pale() color.Color  { return color.RGBA{R: 0xe3, G: 0xe7, B: 0xeb, A: 0xff} }
 
 // change is one measured figure: the round trip time of the link, the middle and the slowest but one in twenty, in seconds.
@@ -43,29 +46,28 @@ func Switch(r *day.Report, path string) error {
 		return errors.New("draw chart: the report has no figure of a switch")
 	}
 	p := plot.New()
-	p.Title.Text = "From one project to the next: key press to whole picture"
-	p.Title.Padding = vg.Points(10)
-	p.X.Label.Text = "network between desk and centre, round trip"
-	p.Y.Label.Text = "seconds (each line is ten times the one below)"
-	p.Y.Scale, p.Y.Min, p.Y.Max = plot.LogScale{}, 0.01, 100
-	p.Y.Tick.Marker = plot.ConstantTicks{{Value: 0.01, Label: "0.01"}, {Value: 0.1, Label: "0.1"}, {Value: 1, Label: "1"}, {Value: 10, Label: "10"}, {Value: 100, Label: "100"}}
-	p.X.Min, p.X.Max = -0.6, float64(len(changes))-0.4
+	p.Title.Text = "From one project to the next: key press to whole picture (logarithmic)"
+	p.Title.Padding = vg.Points(8)
+	p.X.Scale, p.X.Min, p.X.Max = plot.LogScale{}, shortest, longest
+	p.X.Tick.Marker = plot.ConstantTicks{{Value: 0.01, Label: "10 ms"}, {Value: 0.1, Label: "100 ms"}, {Value: 1, Label: "1 s"}, {Value: 10, Label: "10 s"}, {Value: 100, Label: "100 s"}}
+	rows := len(changes) + 2
+	p.Y.Min, p.Y.Max = -0.6, float64(rows)-0.4
 	dress(p)
 	grid := plotter.NewGrid()
-	grid.Vertical.Width = 0
-	grid.Horizontal.Color = pale()
+	grid.Horizontal.Width = 0
+	grid.Vertical.Color, grid.Vertical.Width = pale(), vg.Points(1)
 	p.Add(grid)
-	var ticks plot.ConstantTicks
-	for i, c := range changes {
-		ticks = append(ticks, plot.Tick{Value: float64(i), Label: fmt.Sprintf("%g ms", c.rtt)})
-		if err := mark(p, float64(i), c); err != nil {
-			return fmt.Errorf("draw chart: %w", err)
-		}
-	}
-	p.X.Tick.Marker = ticks
+	ticks := plot.ConstantTicks{{Value: float64(rows - 1), Label: "before its last renewal"}, {Value: float64(rows - 2), Label: "the system of today"}}
 	err := errors.Join(
-		level(p, today, "today's system: 15 s"), level(p, before, "before its last renewal: 45 s"),
-		write(p, -0.55, 0.0125, "sdbox: dot p50, bar up to p95, measured on one machine", green()))
+		row(p, rows-1, "45 s", bar{before, red()}),
+		row(p, rows-2, "15 s", bar{today, red()}))
+	for i, c := range changes {
+		at := rows - 3 - i
+		ticks = append(ticks, plot.Tick{Value: float64(at), Label: fmt.Sprintf("sdbox, RTT %g ms", c.rtt)})
+		words := fmt.Sprintf("p50 %.0f ms, p95 %.0f ms", c.p50*1000, c.p95*1000)
+		err = errors.Join(err, row(p, at, words, bar{c.p95, soft()}, bar{c.p50, green()}))
+	}
+	p.Y.Tick.Marker = ticks
 	if err == nil {
 		err = p.Save(width, height, path)
 	}
@@ -93,54 +95,38 @@ func find(r *day.Report) (found []change) {
 // dress gives a plot the letters and lines of the README's other pictures.
 func dress(p *plot.Plot) {
 	p.BackgroundColor = color.White
-	for style, size := range map[*text.Style]float64{
-		&p.Title.TextStyle: 15, &p.X.Label.TextStyle: 11, &p.Y.Label.TextStyle: 11, &p.X.Tick.Label: 12, &p.Y.Tick.Label: 11,
-	} {
+	for style, size := range map[*text.Style]float64{&p.Title.TextStyle: 14, &p.X.Tick.Label: 11, &p.Y.Tick.Label: 12} {
 		style.Font.Variant, style.Font.Size, style.Color = "Sans", font.Length(size), ink()
 	}
 	for _, axis := range []*plot.Axis{&p.X, &p.Y} {
 		axis.LineStyle.Color, axis.Tick.LineStyle.Color = pale(), pale()
 		axis.Tick.Length = 0
-		axis.Label.Padding = vg.Points(6)
 	}
+	p.Y.Padding = 0
 }
 
-// mark draws one figure: a dot at p50, a bar to p95, and both as numbers.
-func mark(p *plot.Plot, x float64, c change) error {
-	bar, err := plotter.NewLine(plotter.XYs{{X: x, Y: c.p50}, {X: x, Y: c.p95}})
-	if err != nil {
-		return err
-	}
-	bar.Width, bar.Color = vg.Points(7), green()
-	dot, err := plotter.NewScatter(plotter.XYs{{X: x, Y: c.p50}})
-	if err != nil {
-		return err
-	}
-	dot.GlyphStyle = draw.GlyphStyle{Color: green(), Radius: vg.Points(7), Shape: draw.CircleGlyph{}}
-	p.Add(bar, dot)
-	return errors.Join(
-		write(p, x+0.08, c.p50*0.86, fmt.Sprintf("p50 %.0f ms", c.p50*1000), ink()),
-		write(p, x+0.08, c.p95*1.12, fmt.Sprintf("p95 %.0f ms", c.p95*1000), ink()))
+// bar reaches from the left edge to a number of seconds.
+type bar struct {
+	seconds float64
+	colour  color.Color
 }
 
-// level draws a line over the whole width with words above it.
-func level(p *plot.Plot, seconds float64, words string) error {
-	line, err := plotter.NewLine(plotter.XYs{{X: p.X.Min, Y: seconds}, {X: p.X.Max, Y: seconds}})
+// row draws bars over one another, the longest first, and words behind that one.
+func row(p *plot.Plot, at int, words string, bars ...bar) error {
+	for _, b := range bars {
+		line, err := plotter.NewLine(plotter.XYs{{X: shortest, Y: float64(at)}, {X: b.seconds, Y: float64(at)}})
+		if err != nil {
+			return err
+		}
+		line.Width, line.Color = vg.Points(20), b.colour
+		p.Add(line)
+	}
+	labels, err := plotter.NewLabels(plotter.XYLabels{XYs: plotter.XYs{{X: bars[0].seconds * 1.1, Y: float64(at)}}, Labels: []string{words}})
 	if err != nil {
 		return err
 	}
-	line.Width, line.Color = vg.Points(2.5), red()
-	p.Add(line)
-	return write(p, p.X.Min+0.05, seconds*1.1, words, red())
-}
-
-// write puts words with their lower left corner at a place of the plot.
-func write(p *plot.Plot, x, y float64, words string, colour color.Color) error {
-	labels, err := plotter.NewLabels(plotter.XYLabels{XYs: plotter.XYs{{X: x, Y: y}}, Labels: []string{words}})
-	if err != nil {
-		return err
-	}
-	labels.TextStyle[0].Font.Variant, labels.TextStyle[0].Font.Size, labels.TextStyle[0].Color = "Sans", 11, colour
+	style := &labels.TextStyle[0]
+	style.Font.Variant, style.Font.Size, style.Color, style.YAlign = "Sans", 12, ink(), text.YCenter
 	p.Add(labels)
 	return nil
 }

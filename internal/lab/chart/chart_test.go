@@ -24,7 +24,7 @@ func TestSwitchDrawsEachRoundTrip(t *testing.T) {
 	require.NoError(t, chart.Switch(r, out))
 	drawn, err := os.ReadFile(out)
 	require.NoError(t, err)
-	for _, words := range []string{"p50 61 ms", "p95 97 ms", "p50 233 ms", "p95 291 ms", "150 ms", "15 s", "45 s"} {
+	for _, words := range []string{"p50 61 ms, p95 97 ms", "RTT 150 ms", "p50 233 ms, p95 291 ms", "15 s", "45 s"} {
 		require.Contains(t, string(drawn), words)
 	}
 	require.NotContains(t, string(drawn), "p50 999 ms")
