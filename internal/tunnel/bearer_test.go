@@ -453,6 +453,13 @@ func TestLadder(t *testing.T) {
 			require.Less(t, r.now.Sub(began), lossWindow, "50 %")
 		}
 	})
+	t.Run("a cable unplugged is no blocked UDP", func(t *testing.T) {
+		r := start()
+		r.run(5*time.Second, never, false)
+		require.False(t, r.onTLS)
+		r.run(5*time.Second, always, true)
+		require.False(t, r.onTLS)
+	})
 	t.Run("nothing better", func(t *testing.T) {
 		r := start()
 		r.stream(false)
@@ -460,7 +467,7 @@ func TestLadder(t *testing.T) {
 		require.False(t, r.onTLS)
 		require.True(t, r.step(r.now, true).hurry)
 		r.stream(true)
-		r.run(500*time.Millisecond, never, true)
+		r.run(750*time.Millisecond, never, true)
 		require.True(t, r.onTLS)
 		r.stream(false)
 		r.run(3*time.Second, always, false)

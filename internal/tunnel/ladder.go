@@ -70,6 +70,9 @@ func (r *road) answered(number uint32, now time.Time) {
 		r.pending = append(r.pending[:i], r.pending[i+1:]...)
 		if now.Sub(r.heard) > goneAfter {
 			r.good, r.past = now, nil
+			for j := range r.pending { // of the time when it was gone
+				r.pending[j].late = true
+			}
 		}
 		r.heard, r.rtt = now, now.Sub(p.at)
 		if p.late {
@@ -81,13 +84,15 @@ func (r *road) answered(number uint32, now time.Time) {
 	}
 }
 
-// age counts probes as lost that had their time, and forgets what is long past.
-func (r *road) age(now time.Time) {
+// age counts probes as lost that had their time, if the other bearer does better, and forgets what is long past.
+func (r *road) age(now time.Time, better bool) {
 	for i := range r.pending {
 		if p := &r.pending[i]; !p.late && now.Sub(p.at) > answerLimit {
 			p.late = true
 			r.streak = 0
-			r.past = append(r.past, probeOutcome{at: now, lost: true})
+			if better {
+				r.past = append(r.past, probeOutcome{at: now, lost: true})
+			}
 		}
 	}
 	for len(r.pending) > 0 && now.Sub(r.pending[0].at) > forgetProbe {
@@ -122,7 +127,7 @@ func (r *road) loses(share float64) bool {
 // ladder decides which bearer carries, and when which one is probed. UDP is better where it works: a lost packet holds
 // up no other. It is owned by one goroutine.
 //
-//	on UDP -- 1 s without an answer, 30 % lost, or far slower than TLS; TLS is there ----> on TLS
+//	on UDP -- 1 s without an answer, 30 % lost, or far slower than TLS; TLS answers -----> on TLS
 //	on TLS -- answers over the wait (3 s; longer after a short stay), the last 6 in a row, full-size -> on UDP
 type ladder struct {
 	udp, tls road
@@ -152,8 +157,8 @@ func (l *ladder) prefer(now time.Time) { l.onTLS, l.since = true, now }
 
 // step looks at both roads; busy says that the box has just sent something.
 func (l *ladder) step(now time.Time, busy bool) (o orders) {
-	l.udp.age(now)
-	l.tls.age(now)
+	l.udp.age(now, l.tls.silence(now) < 2*owedProbe)
+	l.tls.age(now, true)
 	if l.onTLS {
 		l.up(now)
 	} else {
@@ -172,6 +177,9 @@ func (l *ladder) step(now time.Time, busy bool) (o orders) {
 		return calmProbe
 	}
 	toUDP, toTLS := anxious(&l.udp), warmProbe
+	if l.udp.silence(now) >= 2*owedProbe {
+		toTLS = owedProbe // does it answer?
+	}
 	if l.onTLS {
 		toUDP, toTLS = searchProbe, anxious(&l.tls)
 		if l.udp.streak > 0 {
@@ -191,8 +199,10 @@ func (l *ladder) step(now time.Time, busy bool) (o orders) {
 }
 
 func (l *ladder) down(now time.Time) {
-	lossy := len(l.udp.past) >= lossLeast && l.udp.loses(lossLimit)
-	if !l.tlsUp || l.udp.silence(now) < silenceLimit && !lossy && !l.slow() {
+	silence, alive := l.udp.silence(now), now.Sub(l.tls.heard)
+	silent := silence >= silenceLimit && alive < silence // TLS has answered since: it is not the cable
+	bad := len(l.udp.past) >= lossLeast && l.udp.loses(lossLimit) || l.slow()
+	if !l.tlsUp || !silent && !(bad && alive < lossWindow) {
 		return
 	}
 	switch stay := now.Sub(l.since); {
