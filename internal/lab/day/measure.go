@@ -29,7 +29,7 @@ type Samples struct {
 }
 
 // Few is enough to see that a promise is kept; it fits into the three minutes of a demonstration.
-func Few() *Samples { return &Samples{Login: 5, Switch: 8, Keys: 30, Pixels: 10, Block: 2, Cut: 3} }
+func Few() *Samples { return &Samples{Login: 5, Switch: 8, Keys: 30, Pixels: 10, Block: 1, Cut: 3} }
 
 // Many is what figures that are published rest on.
 func Many() *Samples {

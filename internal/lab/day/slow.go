@@ -118,7 +118,7 @@ func (m *measurement) blocks(ctx context.Context) error {
 		silence, back = append(silence, milliseconds(s)), append(back, milliseconds(b))
 	}
 	m.add("UDP blocked: key press to its pixel, by TLS then", "ms", 3000, 2000, silence)
-	f := newFigure("UDP back: until it carries again (bar, read each second)", "ms", 30000, 15000, back)
+	f := newFigure("UDP back: until it carries again (bar, read each second)", "ms", 30000, 25000, back)
 	f.OK = f.OK && f.Max <= f.Must
 	m.report.Figures = append(m.report.Figures, f)
 	return nil
