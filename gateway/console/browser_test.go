@@ -97,16 +97,9 @@ func (s *seat) press(keys string) {
 	require.NoError(s.t, chromedp.Do(s.page, chromedp.KeyEvent(keys)))
 }
 
-// tabTo presses Tab until the focus is where a selector says, and sees to it that the focus is shown.
 func (s *seat) tabTo(selector string) {
 	s.t.Helper()
-	for range 20 {
-		s.press(kb.Tab)
-		if s.ask(`document.activeElement.matches("`+selector+`") ? getComputedStyle(document.activeElement).outlineStyle : ""`) == "solid" {
-			return
-		}
-	}
-	require.Fail(s.t, "no way by Tab", "to %s; the page says: %s", selector, s.text())
+	require.NoError(s.t, browser.TabTo(s.page, selector), "the page says: %s", s.text())
 }
 
 func (d *desk) live() (list []Session) {

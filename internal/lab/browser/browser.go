@@ -17,10 +17,14 @@ import (
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 )
 
 // program is Chromium of the Debian package chromium.
 const program = "/usr/bin/chromium"
+
+// maxTabs is more than any page of sdbox has places to stop at.
+const maxTabs = 60
 
 // Open starts a Chromium that knows nothing yet, with its files in the folder dir, and returns the context of its first page.
 // Closing ends it and waits for it.
@@ -72,6 +76,25 @@ func Until(page context.Context, expression string) error {
 			return fmt.Errorf("browser: %s: %w", expression, errors.Join(page.Err(), err))
 		}
 	}
+}
+
+// TabTo presses Tab until the focus is where a selector says, and shown there by an outline: what no Tab reaches, nobody without a
+// mouse can use.
+func TabTo(page context.Context, selector string) error {
+	shown := fmt.Sprintf(`document.activeElement.matches(%q) && getComputedStyle(document.activeElement).outlineStyle === "solid"`, selector)
+	for range maxTabs {
+		if err := chromedp.Do(page, chromedp.KeyEvent(kb.Tab)); err != nil {
+			return fmt.Errorf("browser: %w", err)
+		}
+		is, err := chromedp.Run(page, chromedp.Evaluate[bool](shown))
+		if err != nil {
+			return fmt.Errorf("browser: %s: %w", shown, err)
+		}
+		if is {
+			return nil
+		}
+	}
+	return fmt.Errorf("browser: %d times Tab and not yet at %s", maxTabs, selector)
 }
 
 // As gives the page a look, from the next navigation on. Nothing moves: what is looked at is what stays.

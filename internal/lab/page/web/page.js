@@ -195,7 +195,7 @@ function showCards(cards) {
     const places = element("div", "", { class: "places", role: "group", "aria-label": `Card of ${card.name}` });
     for (const place of ["", ...boxes.keys()]) {
       const here = place === card.box;
-      const label = here ? `The card of ${card.name} is in ${place || "the tray"}` : place ? `Insert the card of ${card.name} into ${place}` : `Pull the card of ${card.name} out of ${card.box}`;
+      const label = here ? `The card of ${card.name} is in ${place || "the tray"}` : place ? `Insert the card of ${card.name} into ${place}` : `Pull out the card of ${card.name}`;
       const button = element("button", place || (here ? "Tray" : "Pull out"), { "aria-label": label, "aria-pressed": String(here), "data-place": `${card.guid} ${place}` });
       if (!here) button.addEventListener("click", () => move(card, place));
       places.append(button);
