@@ -12,6 +12,7 @@ import (
 
 	"sdbox/agent/viewer"
 	"sdbox/internal/lab/house"
+	labnet "sdbox/internal/lab/net"
 )
 
 // The keys of trouble.
@@ -36,6 +37,9 @@ func Trouble(ctx context.Context, site *house.Site, o Options) ([]Step, error) {
 		{"starts a job that counts", p.startJob},
 		{"gateway killed: connection lost", p.killGateway},
 		{"gateway back: the same desktop without a finger, the job counted on", p.gatewayBack},
+		{"the box's link unplugged for two seconds: connection lost, and back", p.blink},
+		{"for eight: connection lost", p.unplugLong},
+		{"plugged in: the same desktop without a finger, the job counted on", p.plugIn},
 		{"message over the picture", p.message},
 		{"read: the message is gone", p.messageRead},
 		{"bubble's program killed: the list says so", p.killBubble},
@@ -75,6 +79,11 @@ func (p *player) killGateway(ctx context.Context) (time.Duration, error) {
 	if err := p.site.GatewayProgram.Kill(); err != nil {
 		return 0, err
 	}
+	return p.said(ctx, began)
+}
+
+// said waits for the words that the connection is lost.
+func (p *player) said(ctx context.Context, began time.Time) (time.Duration, error) {
 	took, err := p.since(ctx, began, "Connection lost", "Your work goes on", "G03")
 	if err == nil && took > 2500*time.Millisecond { // two seconds of silence, and the time a machine needs to read a picture
 		err = fmt.Errorf("the screen said so after %v only", took)
@@ -98,6 +107,48 @@ func (p *player) jobGoesOn(ctx context.Context, began time.Time) (time.Duration,
 	}
 	p.count, _, err = p.readJob(ctx, 0, p.count+1)
 	return came.Sub(began), err
+}
+
+// blink is a short loss of the link: the line itself stands, and the picture goes on by itself.
+func (p *player) blink(ctx context.Context) (time.Duration, error) {
+	if _, err := p.unplug(ctx); err != nil {
+		return 0, err
+	}
+	return p.plugIn(ctx)
+}
+
+// unplug takes the box's network away until the screen says so.
+func (p *player) unplug(ctx context.Context) (time.Duration, error) {
+	began := time.Now()
+	if err := p.site.Boxes[0].Link.Set(labnet.Conditions{Unplugged: true}); err != nil {
+		return 0, err
+	}
+	return p.said(ctx, began)
+}
+
+// unplugLong does so until the box has given its line up.
+func (p *player) unplugLong(ctx context.Context) (time.Duration, error) {
+	took, err := p.unplug(ctx)
+	if err != nil {
+		return 0, err
+	}
+	gone := time.NewTimer(8*time.Second - took)
+	defer gone.Stop()
+	select {
+	case <-gone.C:
+		return took, nil
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+
+// plugIn gives the network back.
+func (p *player) plugIn(ctx context.Context) (time.Duration, error) {
+	began := time.Now()
+	if err := p.site.Boxes[0].Link.Set(labnet.Conditions{}); err != nil {
+		return 0, err
+	}
+	return p.jobGoesOn(ctx, began)
 }
 
 const told = "Please save your work before noon"
