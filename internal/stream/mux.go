@@ -36,6 +36,13 @@ const (
 	// dtlsRetry is how soon a lost handshake packet is sent again (RFC 9147, 5.8.2 says 1 s, for the open internet).
 	dtlsRetry = 150 * time.Millisecond
 
+	// An ICE agent nominates the pair that answered when it next looks, every 200 ms: as long as all the rest of the way to
+	// the first picture. It looks at least as often as its shortest time-out, and the sum of two of them is what ends a stream
+	// that hears nothing: so one of them is short. Each look sends a request until there is an answer; all are allowed.
+	iceLook   = 20 * time.Millisecond
+	iceSilent = 30 * time.Second
+	iceAlive  = 2 * time.Second
+
 	// resendRate bounds what a box can make the gateway send by asking again, in bit/s. It is the loss of 13 % of the
 	// fastest picture.
 	resendRate = 40_000_000
@@ -89,6 +96,10 @@ func (m *Mux) settings(gateway bool) webrtc.SettingEngine {
 	s.SetICEMulticastDNSMode(ice.MulticastDNSModeDisabled)
 	s.SetIncludeLoopbackCandidate(true) // the socket's own address is the one candidate, whichever it is
 	s.SetHostAcceptanceMinWait(0)
+	if !gateway {
+		s.SetICETimeouts(iceSilent-iceLook, iceLook, iceAlive)
+		s.SetICEMaxBindingRequests(uint16(iceSilent / iceLook))
+	}
 	s.SetLite(gateway)
 	s.SetDTLSRetransmissionInterval(dtlsRetry)
 	s.SetDTLSInsecureSkipHelloVerify(true) // a cookie against spoofed sources: inside WireGuard there are none
