@@ -15,7 +15,7 @@ type chartCmd struct {
 	Out    string `arg:"" type:"path" help:"The picture to write, .png or .svg."`
 }
 
-// Run draws the time of a switch per round trip time.
+// Run draws the time of a switch per round trip time, and prints the figures as README.md has them.
 func (c *chartCmd) Run(out io.Writer) error {
 	r, err := day.ReadReport(c.Report)
 	if err != nil {
@@ -24,6 +24,6 @@ func (c *chartCmd) Run(out io.Writer) error {
 	if err := chart.Switch(r, c.Out); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintln(out, c.Out)
+	_, err = fmt.Fprintf(out, "\n%s\n%s\n", r.Markdown(), c.Out)
 	return err
 }

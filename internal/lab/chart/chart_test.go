@@ -29,6 +29,9 @@ func TestSwitchDrawsEachRoundTrip(t *testing.T) {
 	}
 	require.NotContains(t, string(drawn), "p50 999 ms")
 
+	require.Contains(t, r.Markdown(), "| key press to its pixel, RTT 1 ms, xterm | 0 | 999 | 999 |")
+	require.Contains(t, r.Markdown(), "NOT KEPT", "a figure over its must is never hidden")
+
 	require.Error(t, chart.Switch(&day.Report{}, out), "nothing to draw")
 	require.Error(t, chart.Switch(r, filepath.Join(t.TempDir(), "switch.nothing")), "an unknown kind of picture")
 }

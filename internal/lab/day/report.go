@@ -118,6 +118,27 @@ func ReadReport(path string) (*Report, error) {
 	return &r, nil
 }
 
+// Markdown is the table of figures as README.md has it, with the load under which it was taken.
+func (r *Report) Markdown() string {
+	number := func(v float64) string {
+		if v >= 100 {
+			return fmt.Sprintf("%.0f", v)
+		}
+		return fmt.Sprintf("%.1f", v)
+	}
+	var b strings.Builder
+	b.WriteString("| figure | n | p50 | p95 | max | must | goal | |\n|---|--:|--:|--:|--:|--:|--:|---|\n")
+	for _, f := range r.Figures {
+		mark := f.Unit
+		if !f.OK {
+			mark += ", NOT KEPT"
+		}
+		fmt.Fprintf(&b, "| %s | %d | %s | %s | %s | %.0f | %.0f | %s |\n", f.Name, f.N, number(f.P50), number(f.P95), number(f.Max), f.Must, f.Goal, mark)
+	}
+	fmt.Fprintf(&b, "\nMachine: %d cores, load %s (1, 5, 15 minutes) at the end.\n", r.Machine.Cores, r.Machine.Load)
+	return b.String()
+}
+
 // Print shows the figures as a table, and what was not kept.
 func (r *Report) Print(w io.Writer) error {
 	var err error
