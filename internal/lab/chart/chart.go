@@ -8,14 +8,18 @@ import (
 	"errors"
 	"fmt"
 	"image/color"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/font"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/text"
 	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
 
 	"sdbox/internal/lab/day"
 )
@@ -69,12 +73,29 @@ func Switch(r *day.Report, path string) error {
 	}
 	p.Y.Tick.Marker = ticks
 	if err == nil {
-		err = p.Save(width, height, path)
+		err = save(p, path)
 	}
 	if err != nil {
 		return fmt.Errorf("draw chart: %w", err)
 	}
 	return nil
+}
+
+// save draws a plot into a file, with a margin.
+func save(p *plot.Plot, path string) (err error) {
+	canvas, err := draw.NewFormattedCanvas(width, height, strings.TrimPrefix(filepath.Ext(path), "."))
+	if err != nil {
+		return err
+	}
+	const margin = 8
+	p.Draw(draw.Crop(draw.New(canvas), margin, -margin, margin, -margin))
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	_, err = canvas.WriteTo(f)
+	return err
 }
 
 // find picks the figures of a switch, in the report's order.
