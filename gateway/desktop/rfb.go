@@ -76,16 +76,23 @@ func Attach(ctx context.Context, conn net.Conn, width, height int) (*RFB, error)
 		return nil, err
 	}
 	d := &RFB{client}
-	if err := d.settle(ctx, width, height); err != nil {
-		client.Close()
-		return nil, err
-	}
-	// Xvnc draws its pointer into the picture until the client has placed it.
-	if err := client.Pointer(width/2, height/2, 0); err != nil {
+	if err := d.begin(ctx, width, height); err != nil {
 		client.Close()
 		return nil, err
 	}
 	return d, nil
+}
+
+// begin places the pointer and waits for the picture. Xvnc draws its pointer into the picture until the client has placed it, and
+// again when it finds it elsewhere: a busy server that takes the size late moves it, hence the second time.
+func (d *RFB) begin(ctx context.Context, width, height int) error {
+	if err := d.client.Pointer(width/2, height/2, 0); err != nil {
+		return err
+	}
+	if err := d.settle(ctx, width, height); err != nil {
+		return err
+	}
+	return d.client.Pointer(width/2, height/2, 0)
 }
 
 // settle waits for a whole picture of the wanted size and leaves all of it to the first Next.
