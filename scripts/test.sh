@@ -11,7 +11,7 @@ if [ -n "$unformatted" ]; then
 	exit 1
 fi
 go vet ./... || exit 1
-SDBOX_BIN="$PWD/build/bin" go test -race -v -timeout 15m "$@" ./... >"$log" 2>&1
+SDBOX_BIN="$PWD/build/bin" go test -race -count=1 -v -timeout 15m "$@" ./... >"$log" 2>&1
 code=$?
 grep -E '^(ok|FAIL|---? FAIL|panic:|\?)|no test files|\[build failed\]|^WARNING: DATA RACE' "$log" | grep -v '^?' || true
 if [ $code -ne 0 ]; then
