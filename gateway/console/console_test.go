@@ -112,12 +112,13 @@ func newDesk(t *testing.T) *desk {
 	require.NoError(t, err)
 	c, err := New(Config{Gateway: "gw1.lab", Certificate: own, Trust: trust, Store: db, Registry: d.registry, Sessions: sessions, Door: door, Audit: sealed, Notes: notes, Scratch: dir})
 	require.NoError(t, err)
-	d.base = "https://" + d.serve(c.Serve)
-	d.lines = d.serve(sessions.Serve)
+	// Before what serves, so that it is closed after it.
 	t.Cleanup(func() {
 		require.NoError(t, tun.Close())
 		require.NoError(t, db.Close())
 	})
+	d.base = "https://" + d.serve(c.Serve)
+	d.lines = d.serve(sessions.Serve)
 	return d
 }
 
