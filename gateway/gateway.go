@@ -55,7 +55,6 @@ type Gateway struct {
 	store    *store.Store
 	registry *registry.Registry
 	identity profile.Identity
-	notes    *reference.Trust
 	verifier *appraise.Verifier
 	sealed   *audit.Log
 	tunnel   *tunnel.Gateway
@@ -139,18 +138,19 @@ func (g *Gateway) openTrust(ctx context.Context) error {
 	if name != g.conf.Name {
 		return fmt.Errorf("own certificate: it is for gateway %s, the configuration says %s", name, g.conf.Name)
 	}
-	if g.notes, err = reference.NewTrust(g.conf.Threshold, g.conf.References...); err != nil {
+	trust, err := reference.NewTrust(g.conf.Threshold, g.conf.References...)
+	if err != nil {
 		return fmt.Errorf("references: %w", err)
 	}
-	g.verifier = appraise.New(g.notes, "sdbox", g.conf.Name)
+	g.verifier = appraise.New(trust, "sdbox", g.conf.Name)
 	if g.after, err = g.store.Last(ctx); err != nil { // before the notes are read: what comes later is watched
 		return err
 	}
 	return g.useReferences(ctx)
 }
 
-// useReferences reads the notes that the registry points at. A note that no longer opens, because the release keys changed, is left
-// out: the others still count.
+// useReferences reads the notes that the registry points at. A note that no longer opens, because the release keys or the registers
+// that are quoted changed, is left out: the others still count.
 func (g *Gateway) useReferences(ctx context.Context) error {
 	rows, err := g.registry.References(ctx, "")
 	if err != nil {
@@ -158,7 +158,7 @@ func (g *Gateway) useReferences(ctx context.Context) error {
 	}
 	var notes [][]byte
 	for _, row := range rows {
-		if _, err := g.notes.Open(row.Note); err != nil {
+		if _, err := g.verifier.Open(row.Note); err != nil {
 			g.log.Error("reference note left out", "room", "gateway", "note", row.Name, "err", err)
 			continue
 		}
@@ -249,7 +249,7 @@ func (g *Gateway) openRooms(context.Context) error {
 	}
 	g.console, err = console.New(console.Config{
 		Gateway: c.Domain.Gateway(c.Name), Certificate: g.identity.TLS, Trust: g.identity.Trust, Store: g.store, Registry: g.registry,
-		Sessions: g.sessions, Door: g.door, Audit: g.sealed, Notes: g.notes, Scratch: c.State, Log: g.log,
+		Sessions: g.sessions, Door: g.door, Audit: g.sealed, References: g.verifier, Scratch: c.State, Log: g.log,
 	})
 	return err
 }

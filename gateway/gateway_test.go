@@ -90,13 +90,13 @@ func run(t *testing.T, conf Config) (*Gateway, func()) {
 	}
 }
 
-// note is the reference note of the simulated machines' recorded boot.
-func note(t *testing.T, release string) []byte {
+// note is the reference note of the simulated machines' recorded boot, of these registers.
+func note(t *testing.T, release string, registers ...uint8) []byte {
 	boot, err := tpmsim.RecordedBoot()
 	require.NoError(t, err)
 	predicted := tpmsim.Predict(boot)
 	values := reference.Values{Name: "lab", Version: "1"}
-	for _, r := range attest.Registers() {
+	for _, r := range registers {
 		values.PCRs = append(values.PCRs, reference.PCR{Index: r, Digest: predicted[r]})
 	}
 	signed, err := reference.Sign(values, release)
@@ -172,7 +172,11 @@ func TestGatewayServesABoxAndLetsGoOfIt(t *testing.T) {
 	before := runtime.NumGoroutine()
 	conf, release := settle(t)
 	g, stop := run(t, conf)
-	_, err := g.registry.AddReference(t.Context(), "operator:test", registry.Reference{Name: "lab 1", Model: "sdbox-1", Note: note(t, release)})
+	for name, bad := range map[string][]byte{"other registers": note(t, release, 0, 16), "unsigned": []byte("a note\n")} { // written past the API
+		_, err := g.registry.AddReference(t.Context(), "sql:test", registry.Reference{Name: name, Model: "sdbox-1", Note: bad})
+		require.NoError(t, err)
+	}
+	_, err := g.registry.AddReference(t.Context(), "operator:test", registry.Reference{Name: "lab 1", Model: "sdbox-1", Note: note(t, release, attest.Registers()...)})
 	require.NoError(t, err)
 	b := box(t, g)
 	conn, err := b.DialTCP(t.Context(), linePort)

@@ -9,6 +9,7 @@ import (
 	"sdbox/gateway/registry"
 	"sdbox/gateway/store"
 	"sdbox/gateway/store/storetest"
+	"sdbox/internal/attest"
 
 	"github.com/stretchr/testify/require"
 )
@@ -21,7 +22,7 @@ func TestGatewayKeepsItsStateInPostgreSQL(t *testing.T) {
 	conf.Database, err = storetest.Schema(t.Context(), server.Dir(), "house")
 	require.NoError(t, err)
 	g, stop := run(t, conf)
-	_, err = g.registry.AddReference(t.Context(), "operator:test", registry.Reference{Name: "lab 1", Model: "sdbox-1", Note: note(t, release)})
+	_, err = g.registry.AddReference(t.Context(), "operator:test", registry.Reference{Name: "lab 1", Model: "sdbox-1", Note: note(t, release, attest.Registers()...)})
 	require.NoError(t, err)
 	box(t, g)
 	stop()

@@ -68,26 +68,13 @@ func New(trust *reference.Trust, developer, build string) *Verifier {
 }
 
 // Use replaces the reference values by those of the signed notes; a box is good if it equals one of them. If one of the notes does
-// not open, or does not speak of every register that is quoted, or wants anything but zero in registers 12 and 13, which only files
-// slipped in beside the image fill, nothing changes.
+// not open, nothing changes.
 func (v *Verifier) Use(notes ...[]byte) error {
 	values := make([]known, 0, len(notes))
 	for i, signed := range notes {
-		ref, err := v.trust.Open(signed)
+		ref, err := v.Open(signed)
 		if err != nil {
 			return fmt.Errorf("reference note %d: %w", i+1, err)
-		}
-		for _, register := range attest.Registers() {
-			want, found := ref.Lookup(register)
-			if !found {
-				return fmt.Errorf("reference note %d (%s): register %d is missing", i+1, ref, register)
-			}
-			if (register == 12 || register == 13) && want != [32]byte{} {
-				return fmt.Errorf("reference note %d (%s): register %d must be zero", i+1, ref, register)
-			}
-		}
-		if len(ref.PCRs) != len(attest.Registers()) {
-			return fmt.Errorf("reference note %d (%s): it speaks of registers that are not quoted", i+1, ref)
 		}
 		values = append(values, known{Values: ref, hash: sha256.Sum256(signed)})
 	}
@@ -95,6 +82,28 @@ func (v *Verifier) Use(notes ...[]byte) error {
 	defer v.mu.Unlock()
 	v.values = values
 	return nil
+}
+
+// Open reads a signed note that a box can be held to: enough release keys signed it, it speaks of exactly the registers that are
+// quoted, and it wants zero in registers 12 and 13, which only files slipped in beside the image fill.
+func (v *Verifier) Open(signed []byte) (reference.Values, error) {
+	ref, err := v.trust.Open(signed)
+	if err != nil {
+		return reference.Values{}, err
+	}
+	for _, register := range attest.Registers() {
+		want, found := ref.Lookup(register)
+		if !found {
+			return reference.Values{}, fmt.Errorf("%s: register %d is missing", ref, register)
+		}
+		if (register == 12 || register == 13) && want != [32]byte{} {
+			return reference.Values{}, fmt.Errorf("%s: register %d must be zero", ref, register)
+		}
+	}
+	if len(ref.PCRs) != len(attest.Registers()) {
+		return reference.Values{}, fmt.Errorf("%s: it speaks of registers that are not quoted", ref)
+	}
+	return ref, nil
 }
 
 // Previous is the result that a re-attestation follows, as the gateway gave it.

@@ -16,7 +16,7 @@ import (
 	"net/http"
 	"time"
 
-	"sdbox/firmware/reference"
+	"sdbox/gateway/appraise"
 	"sdbox/gateway/audit"
 	"sdbox/gateway/frontdoor"
 	"sdbox/gateway/registry"
@@ -47,8 +47,8 @@ type Config struct {
 	Sessions    *session.Server
 	Door        *frontdoor.Door
 	Audit       *audit.Log
-	Notes       *reference.Trust // a note that does not open is not stored
-	Scratch     string           // folder for exports under way
+	References  *appraise.Verifier // a note that it cannot hold a box to is not stored
+	Scratch     string             // folder for exports under way
 	Log         *slog.Logger
 }
 

@@ -8,7 +8,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/tls"
 	"encoding/json"
 	"encoding/pem"
@@ -19,6 +18,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -32,6 +32,7 @@ import (
 	"sdbox/gateway/registry"
 	"sdbox/gateway/session"
 	"sdbox/gateway/store"
+	"sdbox/internal/attest"
 	"sdbox/internal/ident"
 	"sdbox/internal/line"
 	"sdbox/internal/merkle"
@@ -94,8 +95,9 @@ func newDesk(t *testing.T) *desk {
 	d.release = secret
 	notes, err := reference.NewTrust(1, public)
 	require.NoError(t, err)
+	references := appraise.New(notes, "sdbox", "test")
 	door, err := frontdoor.New(frontdoor.Config{Name: "gw1", Store: db, Registry: d.registry, Trust: trust, Identity: own, Devices: d.pki[profile.Devices],
-		Verifier: appraise.New(notes, "sdbox", "test"), Signer: signer, Tunnel: tun, Lease: time.Minute, MaxWaiting: 4})
+		Verifier: references, Signer: signer, Tunnel: tun, Lease: time.Minute, MaxWaiting: 4})
 	require.NoError(t, err)
 	policies, err := admission.Shipped()
 	require.NoError(t, err)
@@ -110,7 +112,7 @@ func newDesk(t *testing.T) *desk {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "audit.pub"), []byte(verifier), 0o600))
 	sealed, err := audit.Open(ctx, audit.Config{Store: db, Dir: filepath.Join(dir, "audit"), Key: logKey})
 	require.NoError(t, err)
-	c, err := New(Config{Gateway: "gw1.lab", Certificate: own, Trust: trust, Store: db, Registry: d.registry, Sessions: sessions, Door: door, Audit: sealed, Notes: notes, Scratch: dir})
+	c, err := New(Config{Gateway: "gw1.lab", Certificate: own, Trust: trust, Store: db, Registry: d.registry, Sessions: sessions, Door: door, Audit: sealed, References: references, Scratch: dir})
 	require.NoError(t, err)
 	// Before what serves, so that it is closed after it.
 	t.Cleanup(func() {
@@ -346,20 +348,35 @@ func TestPagesAndAPIAreStrict(t *testing.T) {
 	require.Equal(t, 404, status)
 }
 
+// A note that no box can be held to would make the gateway refuse every box, or not start: it is turned away here.
 func TestOnlyReleaseKeysMakeReferences(t *testing.T) {
 	d := newDesk(t)
 	c := d.operator()
-	values := reference.Values{Name: "image", Version: "7", PCRs: []reference.PCR{{Index: 0, Digest: sha256.Sum256(nil)}}}
-	note, err := reference.Sign(values, d.release)
+	var quoted []reference.PCR
+	for _, register := range attest.Registers() {
+		quoted = append(quoted, reference.PCR{Index: register})
+	}
+	stranger, _, err := reference.GenerateKey("release-1.lab")
 	require.NoError(t, err)
-	var r Reference
-	require.Equal(t, 200, d.post(c, "references", Reference{Model: "lab", Note: string(note)}, &r))
-	require.Equal(t, "image 7", r.Name)
-	other, _, err := reference.GenerateKey("release-1.lab")
+	add := func(registers []reference.PCR, key string) int {
+		note, err := reference.Sign(reference.Values{Name: "image", Version: "7", PCRs: registers}, key)
+		require.NoError(t, err)
+		return d.post(c, "references", Reference{Model: "lab", Note: string(note)}, nil)
+	}
+	for name, registers := range map[string][]reference.PCR{
+		"one register":        quoted[:1],
+		"a register less":     quoted[1:],
+		"a register too many": append(slices.Clone(quoted), reference.PCR{Index: 15}),
+		"others":              {{Index: 16}, {Index: 23}},
+	} {
+		require.Equal(t, 422, add(registers, d.release), name)
+	}
+	require.Equal(t, 422, add(quoted, stranger))
+	require.Equal(t, 200, add(quoted, d.release))
+	rows, err := d.registry.References(t.Context(), "")
 	require.NoError(t, err)
-	note, err = reference.Sign(values, other)
-	require.NoError(t, err)
-	require.Equal(t, 422, d.post(c, "references", Reference{Model: "lab", Note: string(note)}, nil))
+	require.Len(t, rows, 1)
+	require.Equal(t, "image 7", rows[0].Name)
 }
 
 func TestLanguageFollowsTheBrowser(t *testing.T) {

@@ -264,15 +264,15 @@ func (c *Console) references(r *http.Request) (any, error) {
 	return list, err
 }
 
-// addReference stores a note that the release keys signed: no operator can make a measurement allowed.
+// addReference stores a note that the release keys signed and that a box can be held to: no operator can make a measurement allowed.
 func (c *Console) addReference(r *http.Request) (any, error) {
 	in, err := read[Reference](r)
 	if err != nil {
 		return nil, err
 	}
-	values, err := c.conf.Notes.Open([]byte(in.Note))
+	values, err := c.conf.References.Open([]byte(in.Note))
 	if err != nil {
-		return nil, wrong("it must be signed by the release keys of this gateway's configuration", "note: %v", err)
+		return nil, wrong("sdbox-pki reference sign makes one from what an intact box measures; the release keys are those of this gateway's configuration", "note: %v", err)
 	}
 	if in.Name == "" {
 		in.Name = values.String()
