@@ -119,8 +119,18 @@ func (a *Agent) Run(ctx context.Context) error {
 	sources.Go(func() error { return a.cfg.Keys.Run(ctx, a.inputs) })
 	err = a.loop(ctx)
 	cancel()
+	ended := a.end()
+	return errors.Join(err, ended, sources.Wait(), a.cfg.Screen.Close())
+}
+
+// end lets go of what the loop owned, and waits for all that ran beside it.
+func (a *Agent) end() error {
 	a.leave()
-	return errors.Join(err, sources.Wait(), a.workers.Wait(), a.cfg.Screen.Close())
+	var err error
+	if a.media != nil {
+		err = a.media.Close()
+	}
+	return errors.Join(err, a.workers.Wait())
 }
 
 // loop is the one place where anything changes.

@@ -144,8 +144,7 @@ func newBench(t *testing.T) *bench {
 	t.Cleanup(func() {
 		cancel()
 		require.NoError(t, <-done)
-		b.agent.leave()
-		require.NoError(t, b.agent.workers.Wait())
+		require.NoError(t, b.agent.end())
 	})
 	b.up(t)
 	return b
@@ -196,7 +195,11 @@ func (b *bench) up(t *testing.T) {
 	up := &uplink{line: boxLine, media: socket(t), hello: &wire.Hello{Language: refusal.English, Box: "PARIS-0042"}, facts: b.facts, out: make(chan wire.Message, outboxSize)}
 	b.agent.links <- linkEvent{up: up}
 	go func() { _ = up.write(t.Context()) }()
-	t.Cleanup(func() { _ = far.Close() })
+	mux := b.mux // a test may bring the line up again
+	t.Cleanup(func() {
+		_ = far.Close()
+		require.NoError(t, mux.Close())
+	})
 	go func() { // what link.serve does
 		for {
 			m, err := boxLine.Read()

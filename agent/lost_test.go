@@ -32,6 +32,8 @@ func (b *bench) answer() {
 	var answer string
 	b.desk, answer, err = b.mux.Answer(b.t.Context(), cert, offer.SDP, offer.Fingerprint)
 	require.NoError(b.t, err)
+	desk := b.desk
+	b.t.Cleanup(func() { _ = desk.Close() }) // the box's end may have closed it
 	b.print, b.box = cert.Fingerprint[:], offer.Fingerprint
 	b.say(&wire.Answer{SDP: answer, Fingerprint: b.print})
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/pion/rtp"
 	"github.com/stretchr/testify/require"
 
-	"sdbox/internal/tunnel/tunneltest"
+	"sdbox/test/leak"
 )
 
 // pair is both ends of a stream over the loopback, without a tunnel.
@@ -51,7 +51,7 @@ func newPair(t testing.TB) *pair {
 
 // newPairOver gives the gateway its socket.
 func newPairOver(t testing.TB, conn net.PacketConn) *pair {
-	tunneltest.NoLeaks(t)
+	leak.Check(t)
 	gatewayMux, err := NewMux(conn)
 	require.NoError(t, err)
 	t.Cleanup(func() { gatewayMux.Close() })
@@ -88,7 +88,7 @@ func next[T any](t testing.TB, c <-chan T) T {
 }
 
 func TestWrongFingerprintIsRefused(t *testing.T) {
-	tunneltest.NoLeaks(t)
+	leak.Check(t)
 	m, ctx := newMux(t), context.Background()
 	boxCert, gatewayCert, other := certificate(t), certificate(t), certificate(t)
 	box, offer, err := m.Offer(ctx, boxCert)
@@ -117,7 +117,7 @@ func TestWrongFingerprintIsRefused(t *testing.T) {
 }
 
 func TestFramesThatCannotBeSentAreRefused(t *testing.T) {
-	tunneltest.NoLeaks(t)
+	leak.Check(t)
 	ctx := context.Background()
 	boxCert := certificate(t)
 	box, offer, err := newMux(t).Offer(ctx, boxCert)
@@ -178,7 +178,7 @@ func TestGarbageOnThePictureIsDropped(t *testing.T) {
 
 // rawBox is a box's end without the code that speaks for it.
 func rawBox(t testing.TB) (*Box, *datachannel.DataChannel, *Gateway) {
-	tunneltest.NoLeaks(t)
+	leak.Check(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	t.Cleanup(cancel)
 	boxCert, gatewayCert, boxMux := certificate(t), certificate(t), newMux(t)

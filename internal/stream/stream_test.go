@@ -19,6 +19,7 @@ import (
 	"sdbox/internal/stream"
 	"sdbox/internal/tunnel"
 	"sdbox/internal/tunnel/tunneltest"
+	"sdbox/test/leak"
 )
 
 // house is a gateway with its one media port, as in the product: WireGuard, netstack, one mux for all boxes.
@@ -32,7 +33,7 @@ type house struct {
 }
 
 func newHouse(t testing.TB, link tunneltest.Config) *house {
-	tunneltest.NoLeaks(t)
+	leak.Check(t)
 	key, err := tunnel.NewKey()
 	require.NoError(t, err)
 	public, err := tunnel.PublicKey(key)

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"sdbox/internal/tunnel/tunneltest"
+	"sdbox/test/leak"
 )
 
 var (
@@ -33,7 +34,7 @@ type house struct {
 func newHouse(t testing.TB) *house { return newHouseAt(t, net.IPv4(127, 0, 0, 1)) }
 
 func newHouseAt(t testing.TB, outer net.IP) *house {
-	tunneltest.NoLeaks(t)
+	leak.Check(t)
 	key, err := NewKey()
 	require.NoError(t, err)
 	g, err := NewGateway(GatewayConfig{

@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -169,23 +168,4 @@ func (l *Link) down(queue chan flying, conn *net.UDPConn, box netip.AddrPort) {
 		}
 		l.fly(queue, dice, buf[:n], func(p []byte) { l.front.WriteToUDPAddrPort(p, box) })
 	}
-}
-
-// NoLeaks fails the test when, at its end and after what was registered later, more goroutines run than now.
-func NoLeaks(t testing.TB) {
-	before := runtime.NumGoroutine()
-	t.Cleanup(func() {
-		deadline := time.After(10 * time.Second)
-		tick := time.NewTicker(20 * time.Millisecond)
-		defer tick.Stop()
-		for runtime.NumGoroutine() > before {
-			select {
-			case <-tick.C:
-			case <-deadline:
-				stacks := make([]byte, 1<<20)
-				t.Errorf("%d goroutines more than before:\n%s", runtime.NumGoroutine()-before, stacks[:runtime.Stack(stacks, true)])
-				return
-			}
-		}
-	})
 }
