@@ -4,6 +4,7 @@
 package leak
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -23,7 +24,7 @@ const (
 func Main(m *testing.M) int {
 	before := runtime.NumGoroutine()
 	code := m.Run()
-	if code != 0 {
+	if code != 0 || flag.Lookup("test.fuzz").Value.String() != "" { // the fuzzer listens for signals until the process ends
 		return code
 	}
 	if err := settle(before); err != nil {
