@@ -377,13 +377,10 @@ func (a *Agent) onMessage(ctx context.Context, m wire.Message) error {
 	case *wire.Answer:
 		return a.onAnswer(m)
 	case *wire.Bubbles:
-		if a.state == Resuming {
-			v.keepOpen(m.List)
+		if m.Grant.Statement == nil {
+			return a.renewList(m)
 		}
 		v.takeBubbles(m)
-		if a.state == List {
-			return a.showList(nil)
-		}
 		return a.fire(Granted)
 	case *wire.Grant:
 		v.takeGrant(m)
@@ -391,6 +388,10 @@ func (a *Agent) onMessage(ctx context.Context, m wire.Message) error {
 		// the first frame of the stream says the same; nothing is shown before it
 	case *wire.Notice:
 		return a.onNotice(m)
+	case *wire.Watched:
+		if m.Session == v.session() {
+			return a.face.watch(m.On)
+		}
 	case *wire.Refused:
 		a.said, a.reason = m.Refusal, ""
 		if m.Refusal.Code == refusal.OpenElsewhere {

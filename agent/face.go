@@ -113,7 +113,22 @@ func (f *face) uncover() error {
 // forget drops the person's language and whatever was shown of her.
 func (f *face) forget() {
 	f.notes = nil
-	f.around.Language, f.bar = f.site, kiosk.Bar{Slow: f.bar.Slow}
+	f.around.Language, f.around.Watched, f.bar = f.site, false, kiosk.Bar{Slow: f.bar.Slow}
+}
+
+// watch says on the bar, and on every screen of the box's own, whether an operator looks at this session.
+func (f *face) watch(on bool) error {
+	if f.around.Watched == on {
+		return nil
+	}
+	f.around.Watched = on
+	switch {
+	case f.still:
+		return nil // uncover draws both anew
+	case f.view != nil:
+		return f.show(f.view)
+	}
+	return f.viewer.Bar()
 }
 
 // open makes ready for a bubble's stream: black first, then the words that it opens.

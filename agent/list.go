@@ -22,23 +22,33 @@ func (v *visit) takeBubbles(m *wire.Bubbles) {
 	if name == "" {
 		v.selected = max(0, slices.IndexFunc(v.bubbles, func(b wire.Bubble) bool { return b.State != wire.Refuses }))
 	}
-	v.takeGrant(&m.Grant)
+	if m.Grant.Statement != nil {
+		v.takeGrant(&m.Grant)
+	}
+}
+
+// renewList takes the list as it is now. What a person is doing goes on: a choice, a question about a desktop that still runs.
+func (a *Agent) renewList(m *wire.Bubbles) error {
+	v := a.visit
+	var asked string
+	if a.state == Asking {
+		asked = v.bubbles[v.selected].Name
+	}
+	v.takeBubbles(m)
+	switch {
+	case asked != "" && (len(v.bubbles) == 0 || v.bubbles[v.selected].Name != asked || v.bubbles[v.selected].State != wire.Open):
+		return a.fire(Back)
+	case a.state == List:
+		list, _ := a.face.view.(kiosk.List)
+		return a.showList(list.Refusal)
+	}
+	return nil
 }
 
 // runs notes in the list that the desktop of the current bubble runs.
 func (v *visit) runs() {
 	if i := slices.IndexFunc(v.bubbles, func(b wire.Bubble) bool { return b.Name == v.current }); i >= 0 {
 		v.bubbles[i].State = wire.Open
-	}
-}
-
-// keepOpen says of a new list what the old one knew: a gateway that has just begun has not looked yet where desktops run.
-func (v *visit) keepOpen(list []wire.Bubble) {
-	for i := range list {
-		at := slices.IndexFunc(v.bubbles, func(b wire.Bubble) bool { return b.Name == list[i].Name })
-		if at >= 0 && v.bubbles[at].State == wire.Open && list[i].State == wire.Asleep {
-			list[i].State = wire.Open
-		}
 	}
 }
 

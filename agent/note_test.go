@@ -3,7 +3,6 @@
 package agent
 
 import (
-	"bytes"
 	"fmt"
 	"testing"
 	"time"
@@ -11,6 +10,7 @@ import (
 	"sdbox/agent/keys"
 	"sdbox/agent/kiosk"
 	"sdbox/agent/screen"
+	"sdbox/internal/ident"
 	"sdbox/internal/refusal"
 	"sdbox/internal/wire"
 
@@ -121,8 +121,7 @@ func TestDeleteAsksThenEnterEndsTheDesktop(t *testing.T) {
 	b.seen("the question", asked)
 	b.press(enter)
 	require.Equal(t, &wire.EndDesktop{Session: session, Bubble: "epi"}, expect[*wire.EndDesktop](b.centre))
-	b.say(&wire.Bubbles{List: []wire.Bubble{{Name: "epi", Title: "Epidemiology", Colour: 0x00aa88, State: wire.Asleep}, {Name: "law", Title: "Law", Colour: 0x770077, State: wire.Asleep}},
-		Grant: wire.Grant{Statement: []byte{1}, LifeMS: 600_000, Nonce: bytes.Repeat([]byte{9}, 32), Epoch: 3}})
+	b.say(&wire.Bubbles{List: []wire.Bubble{{Name: "epi", Title: "Epidemiology", Colour: 0x00aa88, State: wire.Asleep}, {Name: "law", Title: "Law", Colour: 0x770077, State: wire.Asleep}}})
 	b.seen("the list as it is now", anywhere(0x770077))
 	b.press(del) // it does not run: there is nothing to end
 	b.press(enter)
@@ -164,4 +163,76 @@ func TestF2EnlargesTheBoxsOwnScreens(t *testing.T) {
 	b.seen("epi", filled(0x123456))
 	b.press(60)
 	require.Equal(t, uint16(60), (<-b.desk.Input()).Code, "in a bubble it is the bubble's key")
+}
+
+// The list follows what happens at the centre, and what a person is doing goes on: her choice, what she reads, the bubble she works in.
+func TestListIsRenewedUnderThePersonsHands(t *testing.T) {
+	b := newBench(t)
+	b.insert()
+	b.login()
+	const del, enter, down = 111, 28, 108
+	list := func(epi wire.Availability, more ...wire.Bubble) *wire.Bubbles {
+		return &wire.Bubbles{List: append(more, wire.Bubble{Name: "epi", Title: "Epidemiology", Colour: 0x00aa88, State: epi},
+			wire.Bubble{Name: "econ", Title: "Economics", Colour: 0x2266cc, State: wire.Open})}
+	}
+	b.say(&wire.Refused{Refusal: refusal.New(refusal.BubbleDown, "bubble", "History", "since", "10:12"), Re: 19})
+	b.seen("U02", anywhere(amberGround))
+	b.press(down)
+	b.press(down) // to econ
+	b.settle()
+	b.say(&wire.Refused{Refusal: refusal.New(refusal.BubbleDown, "bubble", "History", "since", "10:12"), Re: 19})
+	b.seen("U02", anywhere(amberGround))
+	b.say(list(wire.Asleep, wire.Bubble{Name: "law", Title: "Law", Colour: 0x770077, State: wire.Asleep}))
+	b.seen("a project that is new, and the refusal still", both(anywhere(0x770077), anywhere(amberGround)))
+	b.press(del)
+	b.press(enter)
+	require.Equal(t, "econ", expect[*wire.EndDesktop](b.centre).Bubble, "the choice is where it was")
+
+	asked := both(anywhere(0x2266cc), not(anywhere(0x00aa88)))
+	sleeps := list(wire.Open)
+	sleeps.List[1].State = wire.Asleep
+	for _, m := range []*wire.Bubbles{sleeps, {}} {
+		b.say(list(wire.Open))
+		b.seen("the list", anywhere(0x00aa88))
+		b.press(del)
+		b.seen("the question", asked)
+		b.say(m)
+		b.seen("the list, for there is nothing to end", not(asked))
+	}
+}
+
+func TestWatchedSessionShowsTheSign(t *testing.T) {
+	b := newBench(t)
+	signs := func(top, bottom int) func(*screen.Image) bool { // the dark ground of the sign, left of what else is dark there
+		return func(m *screen.Image) bool {
+			dark := 0
+			for y := top; y < bottom; y++ {
+				for x := range m.Width * 17 / 20 {
+					if c := m.RGBAAt(x, y); c.R == 0x16 && c.G == 0x20 && c.B == 0x2c {
+						dark++
+					}
+				}
+			}
+			return dark > 500
+		}
+	}
+	list, bar := signs(35, 65), signs(0, 20)
+	b.insert()
+	b.login()
+	b.say(&wire.Watched{Session: ident.ID{9}, On: true}) // another's
+	b.say(&wire.Watched{Session: session, On: true})
+	b.seen("the sign on the list", list)
+	b.press(28)
+	at := expect[*wire.Attach](b.centre)
+	b.show(at, 0x123456)
+	b.seen("the sign on the bar", both(filled(0x123456), bar))
+	b.silence(true)
+	b.say(&wire.Watched{Session: session})
+	b.silence(false)
+	b.seen("no sign", both(filled(0x123456), not(bar)))
+	b.say(&wire.Watched{Session: session, On: true})
+	b.seen("the sign on the bar", both(filled(0x123456), bar))
+	b.say(&wire.Ended{Session: session, Refusal: refusal.New(refusal.CutByOperator, "at", "14:02")})
+	b.seen("the end", anywhere(0xa61b1b))
+	require.True(t, b.screen.see(not(list)), "what follows is nobody's session")
 }

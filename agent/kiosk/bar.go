@@ -44,11 +44,28 @@ func (k *Kiosk) Bar(dst *screen.Image, r image.Rectangle, b Bar, a Around) []ima
 	title, small := p.face(medium, 20), p.face(regular, 18)
 	p.logoOn(vec{float64(r.Min.X + p.px(22)), float64(middle)}, p.s*20, on, colour)
 	x := r.Min.X + p.px(44)
-	p.text(title, x, middle+title.size*3/8, on, k.fonts.shorten(title, oneLine(b.Title), r.Dx()/2))
 	right := p.delay(b, r.Max.X-p.px(8), middle)
-	person := k.fonts.shorten(small, oneLine(b.Person), r.Dx()/4)
-	p.textRight(small, right-p.px(20), middle+small.size*3/8, on, person)
+	if a.Watched {
+		right = p.watched(right-p.px(10), middle, p.px(28))
+	}
+	right -= p.px(20)
+	person := k.fonts.shorten(small, oneLine(b.Person), min(r.Dx()/4, (right-x)/2))
+	p.textRight(small, right, middle+small.size*3/8, on, person)
+	right -= p.width(small, person) + p.px(20)
+	p.text(title, x, middle+title.size*3/8, on, k.fonts.shorten(title, oneLine(b.Title), min(r.Dx()/2, right-x)))
 	return []image.Rectangle{r}
+}
+
+// watched draws the sign that an operator looks at this session, an eye and the words, with its right edge at x, and returns its left.
+func (p *page) watched(x, middle, height int) int {
+	size := float64(height)
+	k := p.face(medium, 18)
+	k.size = height * 9 / 14
+	left := x - p.width(k, p.say.watched) - int(size*2.25)
+	p.round(image.Rect(left, middle-height/2, x, middle+height/2), size/2, ink)
+	p.eye(vec{float64(left) + size*0.95, float64(middle)}, size*0.28, fairDot)
+	p.text(k, left+int(size*1.65), middle+k.size*3/8, 0xf2f5f8, p.say.watched)
+	return left
 }
 
 // delay draws the delay's pill with its right edge at x and returns its left edge.

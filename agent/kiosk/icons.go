@@ -104,3 +104,11 @@ func (p *page) drawDesktop(m vec, colour uint32) {
 	p.line(p.at(m, -54, 28), p.at(m, 4, 28), 6*p.s, edge)
 	p.line(p.at(m, -26, 76), p.at(m, 26, 76), 8*p.s, accent)
 }
+
+// eye draws an open eye around m, r high.
+func (p *page) eye(m vec, r float64, rgb uint32) {
+	w := max(r/3.2, 1.4)
+	p.lines(w, rgb, m.add(-r*1.7, 0), m.add(-r*0.9, -r*0.72), m.add(0, -r), m.add(r*0.9, -r*0.72), m.add(r*1.7, 0),
+		m.add(r*0.9, r*0.72), m.add(0, r), m.add(-r*0.9, r*0.72), m.add(-r*1.7, 0))
+	p.disc(m, r*0.45, rgb)
+}

@@ -22,6 +22,7 @@ type Around struct {
 	Now      time.Time    // shown as given, in its own zone; zero = no clock. Its milliseconds turn the waiting ring
 	Pointer  *image.Point // where to draw the mouse pointer; nil = none
 	Large    bool         // everything a quarter larger, for whoever reads badly
+	Watched  bool         // an operator looks at exactly this session
 }
 
 // View is one moment of the box's life as a person sees it. Views are plain values: draw the same one again at will.

@@ -139,6 +139,10 @@ func TestBarAndCoverAreDrawnOverAPicture(t *testing.T) {
 		bar := image.Rect(0, 0, 1920, 40)
 		k.Bar(img, bar, Bar{Title: "Epidemiology of stroke", Person: "Camille Durand", Colour: 0x2563eb, Delay: 38 * time.Millisecond}, about(lang))
 		keep(t, "1920-desk-"+string(lang), img)
+		watched := about(lang)
+		watched.Watched = true
+		k.Bar(img, bar, Bar{Title: "Epidemiology of stroke", Person: "Camille Durand", Colour: 0x2563eb, Delay: 38 * time.Millisecond, Slow: "N08-7K2"}, watched)
+		keep(t, "1920-watched-"+string(lang), img)
 		for i, n := range []Note{{Text: strings.Repeat("The centre closes at 20:00 today. ", 9), At: morning}, {Refusal: ptr(example(refusal.ProjectEnding))}} {
 			over := screen.NewImage(1920, 1080)
 			over.Copy(img, img.Bounds())
@@ -250,5 +254,8 @@ func TestBarNeverPaintsOutsideItsRegion(t *testing.T) {
 	k, dst := newKiosk(t), screen.NewImage(1920, 1080)
 	at := image.Rect(0, 0, 1920, 40)
 	k.Bar(dst, at, Bar{Title: strings.Repeat("Title ", 80), Person: strings.Repeat("Name ", 80), Colour: 0x7c3aed, Delay: -1}, about(refusal.French))
+	a := about(refusal.French)
+	a.Watched = true
+	k.Bar(dst, at, Bar{Title: strings.Repeat("Title ", 80), Person: strings.Repeat("Name ", 80), Colour: 0x7c3aed, Delay: -1, Slow: "N08-7K2"}, a)
 	require.Equal(t, make([]byte, 1920*1040*4), dst.Pix[40*dst.Stride:])
 }

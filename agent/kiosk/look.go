@@ -87,6 +87,10 @@ func (p *page) ground() {
 		p.textRight(p.face(medium, 34), w-p.px(80), p.px(104), ink, refusal.Clock(p.Language, p.Now))
 		p.textRight(p.face(regular, 22), w-p.px(80), p.px(138), soft, refusal.Day(p.Language, p.Now))
 	}
+	if p.Watched {
+		half := p.width(p.face(medium, 28), p.say.watched)/2 + p.px(50)
+		p.watched(p.middle()+half, p.px(100), p.px(44))
+	}
 	foot := h - p.px(64)
 	p.fill(image.Rect(p.px(80), foot-p.px(44), w-p.px(80), foot-p.px(44)+max(p.px(1), 1)), edge)
 	small := p.face(regular, 22)

@@ -213,3 +213,23 @@ func TestNoteSaysWhatItIsWhomToCallAndHowToPutItAway(t *testing.T) {
 		}
 	}
 }
+
+func TestWatchedSessionSaysSoInTheBarAndOnTheList(t *testing.T) {
+	k := newKiosk(t)
+	for lang, words := range map[refusal.Lang]string{refusal.English: "Watched by the centre", refusal.French: "Observé par le centre"} {
+		for _, watched := range []bool{true, false} {
+			a := about(lang)
+			a.Watched = watched
+			img, bar := screen.NewImage(1920, 1080), image.Rect(0, 0, 1920, 40)
+			b := Bar{Title: strings.Repeat("Epidemiology of stroke ", 9), Person: "Camille Durand", Colour: 0x2563eb, Delay: 38 * time.Millisecond, Slow: "N08-7K2"}
+			k.Bar(img, bar, b, a)
+			text := read(t, img, bar)
+			require.Equal(t, watched, holds(text, fold(words)), "%s: %s", lang, text)
+			require.True(t, holds(text, fold("Camille Durand")), "the name stays readable beside it: %s", text)
+			k.Draw(img, List{Name: "Camille Durand", Bubbles: projects()}, a)
+			keep(t, fmt.Sprintf("1920-list-watched-%v-%s", watched, lang), img)
+			text = read(t, img, image.Rect(600, 60, 1320, 140))
+			require.Equal(t, watched, holds(text, fold(words)), "%s: %s", lang, text)
+		}
+	}
+}

@@ -22,6 +22,7 @@ type words struct {
 	next, reason, ended                                 string
 	white, blue, amber, red                             string
 	delay, good, fair, poor, noDelay, slowMode          string
+	watched                                             string
 }
 
 // wordsIn returns the words of a language; any other than French is English.
@@ -48,6 +49,7 @@ func wordsIn(lang refusal.Lang) words {
 			next: "Que faire", reason: "Motif", ended: "Session terminée",
 			white: "Blanc : prêt", blue: "Bleu : patientez", amber: "Orange : vous pouvez agir", red: "Rouge : arrêt",
 			delay: "Délai", good: "bon", fair: "moyen", poor: "lent", noDelay: "mesure...", slowMode: "mode lent",
+			watched: "Observé par le centre",
 		}
 	}
 	return words{
@@ -71,5 +73,6 @@ func wordsIn(lang refusal.Lang) words {
 		next: "What to do", reason: "Reason", ended: "Session ended",
 		white: "White: ready", blue: "Blue: please wait", amber: "Amber: you can act", red: "Red: stopped",
 		delay: "Delay", good: "good", fair: "fair", poor: "slow", noDelay: "measuring...", slowMode: "slow mode",
+		watched: "Watched by the centre",
 	}
 }

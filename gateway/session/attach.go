@@ -19,6 +19,12 @@ import (
 // maxWarm is how many bubbles are connected to in advance while the finger is asked.
 const maxWarm = 4
 
+// How many bubbles are asked at once what runs in them, and how long each may take to answer.
+const (
+	lookAtOnce   = 16
+	lookPatience = 5 * time.Second
+)
+
 // The limits of the picture a box may ask for, in pixels.
 const (
 	minWidth, minHeight = 320, 200
@@ -58,6 +64,7 @@ func (b realBubble) Open(ctx context.Context, token []byte, width, height int, l
 type reached struct {
 	session *session
 	name    string
+	err     error // it did not answer: nothing is known
 	up      bool
 	conn    Bubble // kept warm only if the person's desktop is up
 }
@@ -68,28 +75,24 @@ func (r reached) close() {
 	}
 }
 
-// lookAhead asks, while the finger is asked, in which bubbles the person's desktop runs, and keeps the connections to at most
-// maxWarm of those. No token, no start, no pixel.
+// lookAhead asks, while the finger is asked, in which bubbles the person's desktop runs, lookAtOnce of them at a time, and keeps the
+// connections to at most maxWarm of those. No token, no start, no pixel. A finger that is quicker reads a list that is mended.
 func (l *boxLine) lookAhead(ctx context.Context) error {
 	s := l.s
 	projects, err := l.srv.conf.Registry.Projects(ctx, s.person.ID)
 	if err != nil {
 		return err
 	}
-	for _, p := range projects[:min(len(projects), 4*maxWarm)] {
+	places := make(chan struct{}, lookAtOnce)
+	for _, p := range projects {
 		l.running.Go(func() {
-			limited, cancel := context.WithTimeout(ctx, 5*time.Second)
-			defer cancel()
-			r := reached{session: s, name: p.Bubble.Name}
-			conn, err := l.srv.conf.Dial(limited, p.Bubble)
-			if err == nil {
-				var accounts []string
-				accounts, err = conn.Running(limited)
-				r.up, r.conn = slices.Contains(accounts, p.Membership.Account), conn
+			select {
+			case places <- struct{}{}:
+			case <-ctx.Done():
+				return
 			}
-			if err != nil {
-				l.srv.conf.Log.Debug("look ahead", "room", "session", "bubble", p.Bubble.Name, "err", err)
-			}
+			r := l.look(ctx, s, p)
+			<-places
 			select {
 			case l.reached <- r:
 			case <-ctx.Done():
@@ -100,17 +103,39 @@ func (l *boxLine) lookAhead(ctx context.Context) error {
 	return nil
 }
 
-func (l *boxLine) reachedBubble(r reached) {
+// look asks one bubble, for lookPatience at most: one that does not answer is not waited for.
+func (l *boxLine) look(ctx context.Context, s *session, p registry.Project) reached {
+	limited, cancel := context.WithTimeout(ctx, lookPatience)
+	defer cancel()
+	r := reached{session: s, name: p.Bubble.Name}
+	if r.conn, r.err = l.srv.conf.Dial(limited, p.Bubble); r.err != nil {
+		r.conn = nil
+	} else {
+		var accounts []string
+		accounts, r.err = r.conn.Running(limited)
+		r.up = r.err == nil && slices.Contains(accounts, p.Membership.Account)
+	}
+	if r.err != nil {
+		l.srv.conf.Log.Debug("look ahead", "room", "session", "bubble", p.Bubble.Name, "err", r.err)
+	}
+	return r
+}
+
+func (l *boxLine) reachedBubble(ctx context.Context, r reached) error {
 	if l.s == nil || l.s != r.session {
 		r.close()
-		return
+		return nil
+	}
+	if !r.up || len(l.s.warm) >= maxWarm || l.s.desks[r.name] != nil {
+		r.close()
+	} else {
+		l.s.warm[r.name] = r.conn
+	}
+	if r.err != nil || l.s.desks[r.name] != nil { // a desktop that was opened meanwhile runs, whatever was true before
+		return nil
 	}
 	l.s.up[r.name] = r.up
-	if !r.up || len(l.s.warm) >= maxWarm {
-		r.close()
-		return
-	}
-	l.s.warm[r.name] = r.conn
+	return l.renewStates(ctx)
 }
 
 // desk is a desktop of this session that is, or may again be, on the screen. Its connection stays while another one is shown.
@@ -195,6 +220,10 @@ func (l *boxLine) open(ctx context.Context, w wish) error {
 			return err
 		}
 	}
+	if o, is := s.opening[name]; is && o.width == w.width && o.height == w.height && o.layout == w.layout {
+		return nil // it is on its way already, and will be shown under the newest number
+	}
+	s.opening[name] = w
 	warm := s.warm[name]
 	delete(s.warm, name)
 	l.running.Go(func() {
@@ -241,6 +270,9 @@ func spoken(err error) bool {
 func (l *boxLine) openedDesk(ctx context.Context, o opened) error {
 	s := l.s
 	name := o.wish.project.Bubble.Name
+	if s != nil && s == o.session && s.opening[name].number == o.wish.number {
+		delete(s.opening, name)
+	}
 	// The newest attach of this bubble takes the first connection that comes, even if an earlier attach asked for it.
 	wanted := s != nil && s == o.session && s.state == Starting && s.wish != nil && s.wish.project.Bubble.Name == name &&
 		s.wish.width == o.wish.width && s.wish.height == o.wish.height
@@ -256,10 +288,12 @@ func (l *boxLine) openedDesk(ctx context.Context, o opened) error {
 	k := &desk{name: name, desktop: o.desktop, size: [2]int{o.wish.width, o.wish.height}}
 	s.desks[name] = k
 	s.up[name] = true
-	if !wanted {
-		return nil
+	if wanted {
+		if err := l.show(ctx, k); err != nil {
+			return err
+		}
 	}
-	return l.show(ctx, k)
+	return l.renewStates(ctx)
 }
 
 // show puts a desktop on the screen: first the word that frames of this number are of this bubble, then the frames.
@@ -348,7 +382,10 @@ func (l *boxLine) lose(ctx context.Context, name string, cause error) error {
 	if err := l.happen(ctx, BubbleLost, change{why: why}); err != nil {
 		return err
 	}
-	return l.refuse(ctx, &wire.Attach{}, name, why, cause.Error())
+	if err := l.refuse(ctx, &wire.Attach{}, name, why, cause.Error()); err != nil {
+		return err
+	}
+	return l.renewStates(ctx)
 }
 
 // input applies what the person did, in order, to the desktop on the screen and to no other: what she typed before the switch, and

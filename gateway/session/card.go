@@ -121,7 +121,7 @@ func checkPresence(spki, signature []byte, statement wire.PresenceStatement) err
 
 func newSession(id ident.ID, h holder, state State, epoch int64, since time.Time) *session {
 	return &session{id: id, state: state, epoch: epoch, holder: h, since: since, flow: newFlow(),
-		warned: map[string]warned{}, desks: map[string]*desk{}, warm: map[string]Bubble{}, up: map[string]bool{}}
+		warned: map[string]warned{}, desks: map[string]*desk{}, opening: map[string]wish{}, warm: map[string]Bubble{}, up: map[string]bool{}}
 }
 
 // begin makes the session, tells the box whose card it is, and looks where the person's desktops run while she lifts her finger.

@@ -88,18 +88,6 @@ func (l *boxLine) finishedDesk(ctx context.Context, f finished) error {
 		why := refusal.New(refusal.BubbleDown, "bubble", f.project.Bubble.Title, "since", time.Now().UTC().Format("15:04"))
 		return l.refuse(ctx, &wire.EndDesktop{}, name, why, f.err.Error())
 	}
-	s.up[name] = false
-	list, err := l.decideAll(ctx)
-	var d *denial
-	if errors.As(err, &d) {
-		return l.stopped(ctx, stop{id: s.id, by: l.srv.actor(), why: d.why})
-	}
-	if err != nil {
-		return err
-	}
-	grant, err := l.grant(time.Now())
-	if err != nil {
-		return err
-	}
-	return l.line.Write(&wire.Bubbles{List: list, Grant: grant})
+	s.up[name], s.told = false, nil // the list answers, whatever the box had
+	return l.again(ctx)
 }

@@ -63,6 +63,7 @@ type house struct {
 	tokens   int                             // guarded by mu; tokens spent
 	looked   int                             // guarded by mu; how often somebody asked what runs
 	slow     chan struct{}                   // guarded by mu; if set, desktops open only when it is closed
+	quiet    chan struct{}                   // guarded by mu; if set, bubbles say what runs only when it is closed
 }
 
 // card is a PIV card's two keys, with the certificates of the desk.
@@ -225,7 +226,17 @@ type testBubble struct {
 	name  string
 }
 
-func (b *testBubble) Running(context.Context) ([]string, error) {
+func (b *testBubble) Running(ctx context.Context) ([]string, error) {
+	b.house.mu.Lock()
+	quiet := b.house.quiet
+	b.house.mu.Unlock()
+	if quiet != nil {
+		select {
+		case <-quiet:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 	b.house.mu.Lock()
 	defer b.house.mu.Unlock()
 	b.house.looked++

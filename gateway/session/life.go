@@ -49,14 +49,18 @@ type session struct {
 	rights   map[string]time.Time // bubble -> until when it may be open
 
 	warm     map[string]Bubble // connections without a desktop, made at card-in
-	up       map[string]bool   // where the person's desktop runs
+	up       map[string]bool   // whether the person's desktop runs, in the bubbles that said so
+	told     []wire.Bubble     // the list as the box has it; nil before the login
+	causes   map[string]string // why a bubble of the list is refused, for the log
 	desks    map[string]*desk
-	attached bool   // there has been an attach
-	number   uint16 // stream number of the newest attach
+	opening  map[string]wish // desktops that are being reached for
+	attached bool            // there has been an attach
+	number   uint16          // stream number of the newest attach
 	wish     *wish
 	warned   map[string]warned // by bubble
 	shown    *desk
 	pump     *pump
+	watched  bool // the box was told that somebody looks at this session
 }
 
 // The channels of the media connection; nil, which never speaks, while there is none.
@@ -140,7 +144,8 @@ func (l *boxLine) happen(ctx context.Context, on Happening, c change) error {
 		l.release()
 		var back time.Time
 		if on == LineLost {
-			back = time.Now().Add(comeBack)
+			live.Lost = time.Now()
+			back = live.Lost.Add(comeBack)
 		}
 		l.srv.publish(live, nil, row, back)
 		return nil

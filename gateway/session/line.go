@@ -42,14 +42,15 @@ var errStray = errors.New("message does not fit the state")
 
 // boxLine is one box's line. Its loop owns every field below the first blank line; nobody else touches them.
 type boxLine struct {
-	srv    *Server
-	addr   netip.Addr
-	serial string
-	conn   net.Conn
-	line   *line.Conn
-	stops  chan stop
-	dirty  chan struct{} // holds one token: some right may have changed
-	done   chan struct{} // closed when the loop and all it started are over
+	srv     *Server
+	addr    netip.Addr
+	serial  string
+	conn    net.Conn
+	line    *line.Conn
+	stops   chan stop
+	dirty   chan struct{} // holds one token: some right may have changed
+	watched chan struct{} // holds one token: who looks at the session may have changed
+	done    chan struct{} // closed when the loop and all it started are over
 
 	in       chan wire.Message
 	lost     chan error // the reader's end
@@ -76,7 +77,7 @@ func newLine(s *Server, conn net.Conn, addr netip.Addr, serial string) (*boxLine
 		return nil, err
 	}
 	return &boxLine{
-		srv: s, addr: addr, serial: serial, conn: conn, line: c, stops: make(chan stop, 4), dirty: make(chan struct{}, 1), done: make(chan struct{}),
+		srv: s, addr: addr, serial: serial, conn: conn, line: c, stops: make(chan stop, 4), dirty: make(chan struct{}, 1), watched: make(chan struct{}, 1), done: make(chan struct{}),
 		in: make(chan wire.Message), lost: make(chan error, 1), reached: make(chan reached), opened: make(chan opened), pumped: make(chan pumped), finished: make(chan finished),
 		budget: messageBurst, spentAt: time.Now(), deadline: time.NewTimer(time.Hour), refresh: time.NewTimer(time.Hour), handlers: rules(),
 	}, nil
@@ -112,7 +113,7 @@ func (l *boxLine) run(ctx context.Context) error {
 	lost := l.happen(last, LineLost, change{})
 	if l.s != nil { // the store failed: the row is left to the sweep, but nothing of the session stays open
 		live := l.live()
-		live.State = Suspended
+		live.State, live.Lost = Suspended, time.Now()
 		row := store.SessionChange{ID: l.s.id, Epoch: l.s.epoch}
 		l.release()
 		l.srv.publish(live, nil, row, time.Time{})
@@ -178,12 +179,14 @@ func (l *boxLine) loop(ctx context.Context) error {
 			err = l.stopped(ctx, st)
 		case <-l.dirty:
 			err = l.again(ctx)
+		case <-l.watched:
+			err = l.tellWatched()
 		case <-l.deadline.C:
 			err = l.late(ctx)
 		case <-l.refresh.C:
 			err = l.freshNonce()
 		case r := <-l.reached:
-			l.reachedBubble(r)
+			err = l.reachedBubble(ctx, r)
 		case o := <-l.opened:
 			err = l.openedDesk(ctx, o)
 		case p := <-l.pumped:

@@ -105,7 +105,7 @@ func (l *boxLine) loggedIn(ctx context.Context, m *wire.Login, moves bool) error
 	if err := l.happen(ctx, LoggedIn, change{grant: grant.Statement}); err != nil {
 		return err
 	}
-	return l.line.Write(&wire.Bubbles{List: list, Grant: grant})
+	return l.sendList(ctx, list, grant)
 }
 
 // evidence audits what proves this login, and takes the session's epoch: rising over all sessions of the house, so that a bubble

@@ -33,14 +33,16 @@ func (s *Server) adopt(ctx context.Context) error {
 	}
 	for _, ses := range rows {
 		c := store.SessionChange{ID: ses.ID, Epoch: ses.Epoch, State: Suspended, Deadline: time.Now().Add(suspendedLife).UnixMilli(), Reason: restarted}
-		back := time.Now().Add(comeBack)
+		lost := time.Now()
+		back := lost.Add(comeBack)
 		switch ses.State {
 		case Requested, Ending:
 			c.State, c.Deadline = Ended, 0
 		case Suspended: // it keeps the time at which it became so
-			c.Deadline, c.Reason, back = ses.Deadline, ses.Reason, time.Time{}
+			c.Deadline, c.Reason, lost, back = ses.Deadline, ses.Reason, time.Time{}, time.Time{}
 			if ses.Reason == string(LineLost) || ses.Reason == restarted {
-				back = time.UnixMilli(ses.Changed).Add(comeBack)
+				lost = time.UnixMilli(ses.Changed)
+				back = lost.Add(comeBack)
 			}
 		}
 		if ses.State != Suspended {
@@ -55,7 +57,7 @@ func (s *Server) adopt(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		s.publish(Live{ID: ses.ID, Person: person.Name, PersonID: person.ID, Box: ses.Box, State: Suspended, Since: time.UnixMilli(ses.Started)}, nil, c, back)
+		s.publish(Live{ID: ses.ID, Person: person.Name, PersonID: person.ID, Box: ses.Box, State: Suspended, Since: time.UnixMilli(ses.Started), Lost: lost}, nil, c, back)
 	}
 	return nil
 }
@@ -120,10 +122,13 @@ func (l *boxLine) resume(ctx context.Context, m *wire.Resume) error {
 	if err := l.happen(ctx, CameBack, change{grant: grant.Statement, nonce: m.Nonce, proof: m.Presence}); err != nil {
 		return err
 	}
-	if err := l.line.Write(&wire.Bubbles{List: list, Grant: grant}); err != nil {
+	if err := l.sendList(ctx, list, grant); err != nil {
 		return err
 	}
-	return l.lookAhead(ctx)
+	if err := l.tellWatched(); err != nil {
+		return err
+	}
+	return l.lookAhead(ctx) // another run of the gateway may have had the session: nothing is known of the desktops
 }
 
 // takeBack finds the session that a card's holder names and raises its epoch: whoever held it before holds nothing any more. A

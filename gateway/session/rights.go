@@ -71,7 +71,7 @@ func (l *boxLine) decideAll(ctx context.Context) ([]wire.Bubble, error) {
 	if s.projects, err = l.srv.conf.Registry.Projects(ctx, s.person.ID); err != nil {
 		return nil, err
 	}
-	s.rights = map[string]time.Time{}
+	s.rights, s.causes = map[string]time.Time{}, map[string]string{}
 	list := make([]wire.Bubble, 0, len(s.projects))
 	for _, p := range s.projects {
 		asked, err := l.forProject(ctx, request, p)
@@ -85,20 +85,15 @@ func (l *boxLine) decideAll(ctx context.Context) ([]wire.Bubble, error) {
 
 // lineFor is one line of the list, and the right behind it.
 func (s *session) lineFor(p registry.Project, d admission.Decision) wire.Bubble {
-	b := wire.Bubble{Name: p.Bubble.Name, Title: p.Bubble.Title, Colour: p.Bubble.Colour, State: wire.Asleep, Countries: p.Bubble.Countries, Until: p.Membership.Until}
+	b := wire.Bubble{Name: p.Bubble.Name, Title: p.Bubble.Title, Colour: p.Bubble.Colour, State: s.availability(p.Bubble.Name), Countries: p.Bubble.Countries, Until: p.Membership.Until}
 	if c := p.Bubble.Closes; c != 0 && (b.Until == 0 || c < b.Until) {
 		b.Until = c
 	}
-	switch {
-	case !d.Allowed:
-		why := d.Refusal
-		b.State, b.Refusal = wire.Refuses, &why
-	case s.up[p.Bubble.Name]:
-		b.State = wire.Open
+	if !d.Allowed {
+		b.State, b.Refusal, s.causes[b.Name] = wire.Refuses, &d.Refusal, cause(d)
+		return b
 	}
-	if d.Allowed {
-		s.rights[p.Bubble.Name] = d.ValidUntil
-	}
+	s.rights[b.Name] = d.ValidUntil
 	return b
 }
 
@@ -152,6 +147,9 @@ func (l *boxLine) again(ctx context.Context) error {
 			delete(s.desks, name)
 			l.closeLater(k.desktop)
 		}
+	}
+	if err := l.renewList(ctx, list); err != nil {
+		return err
 	}
 	if s.wish == nil {
 		l.arm()

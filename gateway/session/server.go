@@ -40,6 +40,8 @@ type Live struct {
 	State    State
 	Since    time.Time
 	Delay    time.Duration // round trip of the line; 0 = not known
+	Lost     time.Time     // since when a suspended session has had no line; zero if it is suspended because the card is out
+	Watchers []string      // actors who look at it now, as Watch was told
 }
 
 // entry is a session that has not ended, and the line that owns it; a suspended session has none and the server owns it.
@@ -69,6 +71,8 @@ type Server struct {
 	lines   map[netip.Addr]*boxLine // guarded by mu
 	entries map[ident.ID]*entry     // guarded by mu
 	changed chan struct{}           // guarded by mu: closed and replaced at each change
+
+	watchers map[ident.ID]map[string]int // guarded by mu: how many pages each looker has open on a session
 }
 
 // New makes a server of sessions.
@@ -76,7 +80,8 @@ func New(conf Config) (*Server, error) {
 	if err := conf.check(); err != nil {
 		return nil, fmt.Errorf("session: %w", err)
 	}
-	return &Server{conf: conf, lines: map[netip.Addr]*boxLine{}, entries: map[ident.ID]*entry{}, changed: make(chan struct{})}, nil
+	return &Server{conf: conf, lines: map[netip.Addr]*boxLine{}, entries: map[ident.ID]*entry{}, changed: make(chan struct{}),
+		watchers: map[ident.ID]map[string]int{}}, nil
 }
 
 // Serve takes lines from boxes until ctx ends, and returns when the last of them is closed. It owns the listener. A connection
@@ -197,6 +202,11 @@ func (s *Server) publish(live Live, line *boxLine, row store.SessionChange, back
 	} else {
 		s.entries[live.ID] = &entry{live: live, line: line, row: row, back: back}
 	}
+	s.wakeLocked()
+}
+
+// wakeLocked has every open page look again.
+func (s *Server) wakeLocked() {
 	close(s.changed)
 	s.changed = make(chan struct{})
 }
@@ -217,6 +227,7 @@ func (s *Server) Live() []Live {
 		if e.line != nil {
 			live.Delay = e.line.line.Delay()
 		}
+		live.Watchers = s.watchersLocked(live.ID)
 		list = append(list, live)
 	}
 	s.mu.Unlock()

@@ -159,10 +159,11 @@ type Bubble struct {
 	Refusal   *refusal.Refusal `cbor:"7,keyasint,omitempty"`
 }
 
-// Bubbles answers Login: the person's projects in the order of the site, and the grant over those that are open to her.
+// Bubbles answers Login and Resume: the person's projects in the order of the site, and the grant over those that are open to her.
+// Without a grant it is the list as it is now, whenever that differs from the one before: a desktop began or ended, a right changed.
 type Bubbles struct {
 	List  []Bubble `cbor:"1,keyasint"`
-	Grant Grant    `cbor:"2,keyasint"`
+	Grant Grant    `cbor:"2,keyasint,omitzero"`
 }
 
 // Grant is a right for a short time (COSE_Sign1 of the gateway). It is renewed while the card stays, by Presence.
@@ -240,10 +241,16 @@ type Resume struct {
 	Presence    []byte   `cbor:"6,keyasint"` // ECDSA ASN.1 DER
 }
 
-// EndDesktop ends the person's own desktop in a bubble, with the programs in it. Bubbles answers it.
+// EndDesktop ends the person's own desktop in a bubble, with the programs in it. The list without it answers, or Refused.
 type EndDesktop struct {
 	Session ident.ID `cbor:"1,keyasint"`
 	Bubble  string   `cbor:"2,keyasint"`
+}
+
+// Watched says whether an operator looks at exactly this session now: the box says so to the person as long as it is on.
+type Watched struct {
+	Session ident.ID `cbor:"1,keyasint"`
+	On      bool     `cbor:"2,keyasint"`
 }
 
 // Transcript is what key 9A signs at login; both ends build it from what they know themselves, so it never crosses the line.

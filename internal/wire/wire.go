@@ -36,6 +36,7 @@
 //	    25  Notice          gateway     2048
 //	    26  Resume          box         4096
 //	    27  EndDesktop      box          128
+//	    28  Watched         gateway       64
 package wire
 
 import (
@@ -114,6 +115,7 @@ func Table() []Row {
 		row[Notice](FromGateway, 2048),
 		row[Resume](FromBox, 4096),
 		row[EndDesktop](FromBox, 128),
+		row[Watched](FromGateway, 64),
 	}
 }
 
@@ -144,6 +146,7 @@ func (*Event) wireType() Type          { return 24 }
 func (*Notice) wireType() Type         { return 25 }
 func (*Resume) wireType() Type         { return 26 }
 func (*EndDesktop) wireType() Type     { return 27 }
+func (*Watched) wireType() Type        { return 28 }
 
 // TypeOf returns the type number of a message, for Refused.Re.
 func TypeOf(m Message) Type { return m.wireType() }

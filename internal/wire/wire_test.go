@@ -59,6 +59,7 @@ func samples() []Message {
 		&Notice{Text: "The centre closes at 20:00.", At: 1, Refusal: &r},
 		&Resume{Session: id, Epoch: 2, Transcript: h, Certificate: h, Nonce: h, Presence: h},
 		&EndDesktop{Session: id, Bubble: "epi"},
+		&Watched{Session: id, On: true},
 	}
 }
 
@@ -85,6 +86,19 @@ func TestEveryMessageComesBackAsItWasSent(t *testing.T) {
 			require.ErrorIs(t, err, ErrGrammar, "%s from the wrong end", r.Name)
 		}
 	}
+}
+
+func TestListWithoutAGrantCarriesNone(t *testing.T) {
+	c := codec(t)
+	list := &Bubbles{List: []Bubble{{Name: "epi", Title: "Epidemiology", State: Open}}}
+	b, err := c.Encode(list)
+	require.NoError(t, err)
+	require.Equal(t, []byte{0x82, 0x12, 0xa1, 1}, b[:4], "one field, the list")
+	back, err := c.Decode(b, FromGateway)
+	require.NoError(t, err)
+	require.Equal(t, list, back)
+	_, err = c.Decode(append(append([]byte{0x82, 0x12, 0xa2}, b[3:]...), 2, 0xa4, 1, 0xf6, 2, 0, 3, 0xf6, 4, 0), FromGateway)
+	require.ErrorIs(t, err, ErrGrammar, "a grant of nothing")
 }
 
 func TestGrammarHasFewerThanThirtyTypesNumberedWithoutGap(t *testing.T) {
