@@ -180,7 +180,7 @@ func (d *Decoder) readCopies() ([]Copy, error) {
 		}
 		at := func(i int) int { return int(binary.BigEndian.Uint16(b[i*2:])) }
 		c := Copy{image.Rect(at(0), at(1), at(0)+at(2), at(1)+at(3)), image.Pt(at(4), at(5))}
-		src := c.Dst.Sub(c.Dst.Min).Add(c.Src)
+		src := c.source()
 		if c.Dst.Empty() || !c.Dst.In(d.picture.bounds()) || !src.In(d.picture.bounds()) {
 			return nil, fmt.Errorf("copy to %v from %v: outside the picture", c.Dst, c.Src)
 		}

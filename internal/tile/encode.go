@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"image"
+	"slices"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -34,6 +35,7 @@ type Encoder struct {
 	scratch []byte
 	dirty   []bool
 	patches []image.Rectangle
+	finder  finder
 	picture picture // what the decoder shows after the last frame
 	cursor  *Cursor // the last one seen, so that a key frame carries it
 	stream  uint16
@@ -43,7 +45,7 @@ type Encoder struct {
 
 // NewEncoder returns an encoder without a picture: its first frame is a key frame.
 func NewEncoder() (*Encoder, error) {
-	e := &Encoder{}
+	e := &Encoder{finder: finder{fewest: searchTiles}}
 	z, err := zstd.NewWriter(&e.out, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(windowBytes),
 		zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false), zstd.WithLowerEncoderMem(true))
 	if err != nil {
@@ -69,8 +71,7 @@ func (e *Encoder) Encode(s Source) ([]byte, error) {
 		cursor = e.cursor
 	}
 	now := picture{s.Pix, s.Width, s.Height}
-	copies := e.useful(now, s.Copies, key)
-	e.mark(s.Damage, copies, key)
+	copies := e.copies(now, s, key)
 	e.scratch = e.picture.copyAll(copies, e.scratch)
 	e.findPatches(now)
 	if !key && len(copies) == 0 && len(e.patches) == 0 && cursor == nil {
@@ -102,20 +103,43 @@ func (e *Encoder) begin(s Source) {
 	e.z.Reset(&e.out)
 }
 
-// useful keeps the copies that lie inside the picture and are right for at least half of their rows.
-func (e *Encoder) useful(now picture, copies []Copy, key bool) []Copy {
-	var kept []Copy
-	area := 0
+// copies marks which tiles must be compared, and returns the hints that are right and the moves that nobody told of. Nothing can
+// come from the black picture of a new epoch.
+func (e *Encoder) copies(now picture, s Source, key bool) []Copy {
+	if key {
+		e.mark(now.bounds())
+		return nil
+	}
+	e.mark(s.Damage...)
+	copies, area := e.useful(now, s.Copies)
+	found := e.finder.find(e.picture, now, e.dirty, copies, MaxCopies-len(copies))
+	found = slices.DeleteFunc(found, func(c Copy) bool { // they overlap a little
+		area += c.Dst.Dx() * c.Dst.Dy()
+		return area > now.w*now.h
+	})
+	copies = append(copies, found...)
 	for _, c := range copies {
-		if key || len(kept) == MaxCopies {
+		e.mark(c.Dst)
+	}
+	for _, c := range found {
+		e.unmark(c.Dst)
+	}
+	return copies
+}
+
+// useful keeps the copies that lie inside the picture and are right for at least half of their rows.
+func (e *Encoder) useful(now picture, copies []Copy) (kept []Copy, area int) {
+	seen := 0
+	for _, c := range copies {
+		if len(kept) == MaxCopies {
 			break
 		}
-		src := c.Dst.Sub(c.Dst.Min).Add(c.Src)
+		src := c.source()
 		if c.Dst.Empty() || !c.Dst.In(now.bounds()) || !src.In(now.bounds()) || c.Src == c.Dst.Min {
 			continue
 		}
-		area += c.Dst.Dx() * c.Dst.Dy()
-		if area > now.w*now.h {
+		size := c.Dst.Dx() * c.Dst.Dy()
+		if seen += size; seen > now.w*now.h {
 			break
 		}
 		same := 0
@@ -126,24 +150,22 @@ func (e *Encoder) useful(now picture, copies []Copy, key bool) []Copy {
 		}
 		if same*2 >= c.Dst.Dy() {
 			kept = append(kept, c)
+			area += size
 		}
 	}
-	return kept
+	return kept, area
 }
 
 // mark sets which tiles must be compared.
-func (e *Encoder) mark(damage []image.Rectangle, copies []Copy, all bool) {
+func (e *Encoder) mark(rects ...image.Rectangle) {
 	across, down := e.picture.tiles()
 	if len(e.dirty) != across*down {
 		e.dirty = make([]bool, across*down)
 	}
-	if all {
-		damage = []image.Rectangle{e.picture.bounds()}
-	}
-	add := func(r image.Rectangle) {
+	for _, r := range rects {
 		r = r.Intersect(e.picture.bounds())
 		if r.Empty() {
-			return
+			continue
 		}
 		for y := r.Min.Y / Size; y <= (r.Max.Y-1)/Size; y++ {
 			for x := r.Min.X / Size; x <= (r.Max.X-1)/Size; x++ {
@@ -151,11 +173,17 @@ func (e *Encoder) mark(damage []image.Rectangle, copies []Copy, all bool) {
 			}
 		}
 	}
-	for _, r := range damage {
-		add(r)
-	}
-	for _, c := range copies {
-		add(c.Dst)
+}
+
+// unmark says that the tiles inside r need no comparison: they were compared byte by byte.
+func (e *Encoder) unmark(r image.Rectangle) {
+	across, _ := e.picture.tiles()
+	for y := r.Min.Y / Size; y <= (r.Max.Y-1)/Size; y++ {
+		for x := r.Min.X / Size; x <= (r.Max.X-1)/Size; x++ {
+			if i := y*across + x; e.picture.tile(i).In(r) {
+				e.dirty[i] = false
+			}
+		}
 	}
 }
 

@@ -61,6 +61,8 @@ type Copy struct {
 	Src image.Point
 }
 
+func (c Copy) source() image.Rectangle { return c.Dst.Sub(c.Dst.Min).Add(c.Src) }
+
 // Cursor is a pointer's shape: premultiplied BGRA, Width*Height*4 bytes. A shape of 0 x 0 hides the pointer.
 type Cursor struct {
 	Width, Height int
@@ -140,23 +142,42 @@ func (p picture) tile(i int) image.Rectangle {
 	return image.Rect(x, y, x+Size, y+Size).Intersect(p.bounds())
 }
 
-// copyAll performs copies that all read the picture as it was before any of them; scratch is reused.
+// copyAll performs at most MaxCopies copies that all read the picture as it was before any of them. Only sources that an
+// earlier copy writes over are kept aside, in scratch, which is reused.
 func (p picture) copyAll(copies []Copy, scratch []byte) []byte {
+	var aside [MaxCopies]bool
 	scratch = scratch[:0]
-	for _, c := range copies {
-		src := c.Dst.Sub(c.Dst.Min).Add(c.Src)
-		for y := src.Min.Y; y < src.Max.Y; y++ {
+	for i, c := range copies {
+		src := c.source()
+		for _, before := range copies[:i] {
+			aside[i] = aside[i] || before.Dst.Overlaps(src)
+		}
+		for y := src.Min.Y; aside[i] && y < src.Max.Y; y++ {
 			scratch = append(scratch, p.row(src, y)...)
 		}
 	}
 	from := scratch
-	for _, c := range copies {
-		for y := c.Dst.Min.Y; y < c.Dst.Max.Y; y++ {
+	for i, c := range copies {
+		for y := c.Dst.Min.Y; aside[i] && y < c.Dst.Max.Y; y++ {
 			n := copy(p.row(c.Dst, y), from)
 			from = from[n:]
 		}
+		if !aside[i] {
+			p.move(c)
+		}
 	}
 	return scratch
+}
+
+// move performs one copy, whose source and target may overlap.
+func (p picture) move(c Copy) {
+	src, h := c.source(), c.Dst.Dy()
+	for i := range h {
+		if c.Src.Y < c.Dst.Min.Y { // downwards: the last row first
+			i = h - 1 - i
+		}
+		copy(p.row(c.Dst, c.Dst.Min.Y+i), p.row(src, src.Min.Y+i))
+	}
 }
 
 // checksum is the frame's CRC over the rectangles of copies and patches, then the cursor.
