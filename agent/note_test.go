@@ -191,12 +191,15 @@ func TestListIsRenewedUnderThePersonsHands(t *testing.T) {
 	asked := both(anywhere(0x2266cc), not(anywhere(0x00aa88)))
 	sleeps := list(wire.Open)
 	sleeps.List[1].State = wire.Asleep
-	for _, m := range []*wire.Bubbles{sleeps, {}} {
-		b.say(list(wire.Open))
-		b.seen("the list", anywhere(0x00aa88))
+	for _, turn := range []struct {
+		then *wire.Bubbles
+		mark uint32 // of a project that this turn's list alone has
+	}{{sleeps, 0x885511}, {&wire.Bubbles{}, 0x115588}} {
+		b.say(list(wire.Open, wire.Bubble{Name: "law", Title: "Law", Colour: turn.mark, State: wire.Asleep}))
+		b.seen("the list", anywhere(turn.mark))
 		b.press(del)
 		b.seen("the question", asked)
-		b.say(m)
+		b.say(turn.then)
 		b.seen("the list, for there is nothing to end", not(asked))
 	}
 }
