@@ -71,8 +71,8 @@ type Desktop interface {
 	// lends the newest picture to show. A caller whose frames are not acknowledged yet just calls Next later: changes
 	// are merged, never queued. The error is show's, the context's, or why the desktop is gone.
 	Next(ctx context.Context, show func(Update) error) error
-	// Refresh makes the next Next return at once with everything marked as changed, for a key frame.
-	Refresh(ctx context.Context) error
+	// Refresh makes the next Next return at once with everything marked as changed, for a key frame. It never waits.
+	Refresh()
 	// Input never waits. A desktop that does not take its input is cut off.
 	Input(Input) error
 	// Close lets go of keys and buttons and detaches. What runs in the desktop goes on.

@@ -112,14 +112,16 @@ func (d *RFB) settle(ctx context.Context, width, height int) error {
 				patience = time.After(sizeTime)
 			}
 		case <-patience:
-			return d.client.Refresh(ctx)
+			d.client.Refresh()
+			return nil
 		case <-d.client.Done():
 			return d.client.Err()
 		case <-ctx.Done():
 			return fmt.Errorf("wait for the desktop's picture: %w", ctx.Err())
 		}
 	}
-	return d.client.Refresh(ctx)
+	d.client.Refresh()
+	return nil
 }
 
 // Next implements Desktop.
@@ -171,7 +173,7 @@ func convert(u rfb.Update) Update {
 }
 
 // Refresh implements Desktop.
-func (d *RFB) Refresh(ctx context.Context) error { return d.client.Refresh(ctx) }
+func (d *RFB) Refresh() { d.client.Refresh() }
 
 // Input implements Desktop.
 func (d *RFB) Input(in Input) error {

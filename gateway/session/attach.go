@@ -197,7 +197,7 @@ type opened struct {
 }
 
 func (o opened) close() {
-	if o.desktop != nil {
+	if o.err == nil {
 		o.desktop.Close()
 	}
 }
@@ -413,17 +413,14 @@ func (l *boxLine) input(ctx context.Context, in stream.Input) error {
 }
 
 // wantsKey answers a box that lost track of the picture.
-func (l *boxLine) wantsKey(ctx context.Context) error {
+func (l *boxLine) wantsKey() {
 	s := l.s
 	if s == nil || s.pump == nil || s.shown == nil {
-		return nil
+		return
 	}
 	s.flow.key.Store(true)
-	if err := s.shown.desktop.Refresh(ctx); err != nil {
-		return l.lose(ctx, s.shown.name, err)
-	}
+	s.shown.desktop.Refresh()
 	s.flow.poke()
-	return nil
 }
 
 // closeLater detaches from a desktop; that may take half a second, and the loop has a screen to cover.

@@ -198,7 +198,7 @@ func (l *boxLine) loop(ctx context.Context) error {
 		case n := <-l.s.acks():
 			l.s.flow.acked(n)
 		case <-l.s.wanted():
-			err = l.wantsKey(ctx)
+			l.wantsKey()
 		}
 		if err != nil {
 			return err

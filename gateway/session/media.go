@@ -135,7 +135,8 @@ func (p *pump) whole(ctx context.Context) error {
 		}
 	}
 	p.keyAt = time.Now()
-	return p.from.Refresh(ctx)
+	p.from.Refresh()
+	return nil
 }
 
 // frame waits for a change and sends it.

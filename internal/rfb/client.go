@@ -29,8 +29,10 @@ type Client struct {
 
 	lock   chan struct{} // holds one token; who has it owns screen
 	screen screen
+	all    atomic.Bool // the next Take shows everything
 
 	continuous bool        // owned by read
+	budget     budget      // owned by read
 	keys       atomic.Bool // the server takes scancodes
 
 	mu      sync.Mutex
@@ -58,7 +60,7 @@ func New(ctx context.Context, conn net.Conn, maxW, maxH int) (*Client, error) {
 	c := &Client{
 		conn: conn, in: bufio.NewReaderSize(conn, 1<<16), max: image.Pt(maxW, maxH),
 		out: make(chan []byte, maxQueue), quit: make(chan struct{}), ended: make(chan struct{}),
-		changed: make(chan struct{}, 1), lock: make(chan struct{}, 1), held: map[uint32]struct{}{},
+		changed: make(chan struct{}, 1), lock: make(chan struct{}, 1), held: map[uint32]struct{}{}, budget: budget{saved: maxSaved, at: time.Now()},
 	}
 	c.lock <- struct{}{}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
@@ -76,8 +78,8 @@ func New(ctx context.Context, conn net.Conn, maxW, maxH int) (*Client, error) {
 	return c, nil
 }
 
-// Changed holds a token while there is something to Take. It never does before the picture is whole, after the start
-// and after each new size.
+// Changed holds a token while there is something to Take: not before the picture is whole, after the start and after each new
+// size, unless somebody asked to Refresh.
 func (c *Client) Changed() <-chan struct{} { return c.changed }
 
 // Done is closed when the connection has ended; Err then says why.
@@ -94,13 +96,18 @@ func (c *Client) Err() error {
 // desktop, so that the picture stands still; show must not keep any of it. Take waits for an update under way to end,
 // and does not call show when the picture is not whole or nothing has changed.
 func (c *Client) Take(ctx context.Context, show func(Update) error) error {
-	if err := c.acquire(ctx); err != nil {
-		return err
+	select {
+	case <-c.lock:
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 	defer c.release()
 	select {
 	case <-c.changed:
 	default:
+	}
+	if len(c.screen.holes) == 0 && c.all.Swap(false) {
+		c.screen.refresh()
 	}
 	if !c.screen.ready() {
 		return nil
@@ -116,34 +123,22 @@ func (c *Client) Sized() bool {
 	return c.layout.known && (c.layout.wanted == image.Point{} || c.layout.wanted == c.layout.size)
 }
 
-// Refresh marks everything as changed, cursor included.
-func (c *Client) Refresh(ctx context.Context) error {
-	if err := c.acquire(ctx); err != nil {
-		return err
-	}
-	defer c.release()
-	c.screen.refresh()
-	c.signal()
-	return nil
-}
-
-// acquire takes the screen for its caller, or says why not.
-func (c *Client) acquire(ctx context.Context) error {
-	select {
-	case <-c.lock:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+// Refresh marks everything as changed, cursor included. It never waits, whatever the desktop is doing.
+func (c *Client) Refresh() {
+	c.all.Store(true)
+	c.wake()
 }
 
 func (c *Client) release() { c.lock <- struct{}{} }
 
 // signal tells a waiting taker that the picture is whole and has changed. The caller has the screen.
 func (c *Client) signal() {
-	if !c.screen.ready() {
-		return
+	if c.screen.ready() || len(c.screen.holes) == 0 && c.all.Load() {
+		c.wake()
 	}
+}
+
+func (c *Client) wake() {
 	select {
 	case c.changed <- struct{}{}:
 	default:

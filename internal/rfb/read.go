@@ -3,7 +3,6 @@
 package rfb
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -34,6 +33,7 @@ const (
 	encFence           = -312
 	encContinuous      = -313
 	encCursorAlpha     = -314
+	encCursorPosition  = 0x574d5666 // VMware's
 	untilLastRect      = 65535
 )
 
@@ -136,7 +136,7 @@ func openingMessages(size image.Point) []byte {
 	b := []byte{msgSetPixelFormat, 0, 0, 0, 32, 24, 0, 1, 0, 255, 0, 255, 0, 255, 16, 8, 0, 0, 0, 0}
 	encodings := []int32{
 		encCopyRect, encRaw, encLastRect, encCursor, encCursorAlpha, encDesktopSize, encExtendedDesktop,
-		encQEMUKey, encContinuous, encFence, encLED,
+		encQEMUKey, encContinuous, encFence, encLED, encCursorPosition,
 	}
 	b = append(b, msgSetEncodings, 0)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(encodings)))
@@ -270,9 +270,7 @@ func (c *Client) update() error {
 	if _, err := io.ReadFull(c.in, b[:]); err != nil {
 		return fmt.Errorf("read update: %w", err)
 	}
-	if err := c.acquire(context.Background()); err != nil { // a taker holds the screen for as long as it encodes
-		return err
-	}
+	<-c.lock // a taker holds the screen for as long as it encodes
 	defer c.release()
 	n := int(binary.BigEndian.Uint16(b[1:]))
 	for i := 0; i < n || n == untilLastRect; i++ {
@@ -300,7 +298,11 @@ func (c *Client) rectangle() (last bool, err error) {
 	be := binary.BigEndian
 	x, y, w, h := int(be.Uint16(b[0:])), int(be.Uint16(b[2:])), int(be.Uint16(b[4:])), int(be.Uint16(b[6:]))
 	r := image.Rect(x, y, x+w, y+h)
-	switch encoding := int32(be.Uint32(b[8:])); encoding {
+	encoding := int32(be.Uint32(b[8:]))
+	if err := c.spend(encoding, image.Pt(w, h)); err != nil {
+		return false, err
+	}
+	switch encoding {
 	case encRaw:
 		return false, c.raw(r)
 	case encCopyRect:
@@ -315,6 +317,8 @@ func (c *Client) rectangle() (last bool, err error) {
 		return false, c.newSize(image.Pt(w, h))
 	case encExtendedDesktop:
 		return false, c.extendedSize(x, y, image.Pt(w, h))
+	case encCursorPosition: // asked for so that Xvnc never draws the pointer into the picture, wherever its own one is
+		return false, nil
 	case encQEMUKey:
 		c.keys.Store(true)
 		return false, nil

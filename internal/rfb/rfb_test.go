@@ -181,7 +181,7 @@ func TestCursorShapes(t *testing.T) {
 	require.Equal(t, &Cursor{}, take(t, c).Cursor)
 	p.send(update(rawRect(image.Rect(0, 0, 1, 1), 1)))
 	require.Nil(t, take(t, c).Cursor)
-	require.NoError(t, c.Refresh(t.Context()))
+	c.Refresh()
 	require.NotNil(t, take(t, c).Cursor)
 }
 
@@ -328,6 +328,37 @@ func TestStalledServerIsCutOff(t *testing.T) {
 		require.NoError(t, c.Close())
 		theirs.Close()
 	})
+}
+
+// A few bytes of a server's may not keep a processor busy: copies and new sizes come at the pace of the budget, and whoever asks for
+// the whole picture meanwhile does not wait for them.
+func TestWorkForNothingIsPaced(t *testing.T) {
+	full := image.Rect(0, 0, 256, 256)
+	for name, flood := range map[string]struct {
+		rect []byte
+		work int
+	}{
+		"copies": {rect(full, encCopyRect, u16s(0, 0)...), 256*256 + rectWork},
+		"sizes": {slices.Concat(rect(image.Rect(0, 0, 255, 256), encDesktopSize), rect(full, encDesktopSize)),
+			sizeWork*(255*256+256*256) + 2*rectWork},
+		"nothing": {rect(image.Rectangle{}, encRaw), rectWork},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c, p := connect(t, 256, 256)
+				p.send(update(rawRect(full, 1)))
+				take(t, c)
+				n := (maxSaved + workRate/2) / flood.work
+				start := time.Now()
+				p.send(append([]byte{msgUpdate, 0}, u16s(untilLastRect)...))
+				for range n {
+					p.send(flood.rect)
+					c.Refresh()
+				}
+				require.InDelta(t, 0.5, time.Since(start).Seconds(), 0.05)
+			})
+		})
+	}
 }
 
 func TestCancelledOpenReturns(t *testing.T) {

@@ -137,12 +137,11 @@ func (d *Desktop) Next(ctx context.Context, show func(desktop.Update) error) err
 }
 
 // Refresh implements desktop.Desktop.
-func (d *Desktop) Refresh(context.Context) error {
+func (d *Desktop) Refresh() {
 	d.mu.Lock()
 	d.damage = []image.Rectangle{image.Rect(0, 0, d.w, d.h)}
 	d.mu.Unlock()
 	d.signal()
-	return nil
 }
 
 // Input implements desktop.Desktop.
