@@ -33,7 +33,6 @@ const (
 	encFence           = -312
 	encContinuous      = -313
 	encCursorAlpha     = -314
-	encCursorPosition  = 0x574d5666 // VMware's
 	untilLastRect      = 65535
 )
 
@@ -136,7 +135,7 @@ func openingMessages(size image.Point) []byte {
 	b := []byte{msgSetPixelFormat, 0, 0, 0, 32, 24, 0, 1, 0, 255, 0, 255, 0, 255, 16, 8, 0, 0, 0, 0}
 	encodings := []int32{
 		encCopyRect, encRaw, encLastRect, encCursor, encCursorAlpha, encDesktopSize, encExtendedDesktop,
-		encQEMUKey, encContinuous, encFence, encLED, encCursorPosition,
+		encQEMUKey, encContinuous, encFence, encLED,
 	}
 	b = append(b, msgSetEncodings, 0)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(encodings)))
@@ -317,8 +316,6 @@ func (c *Client) rectangle() (last bool, err error) {
 		return false, c.newSize(image.Pt(w, h))
 	case encExtendedDesktop:
 		return false, c.extendedSize(x, y, image.Pt(w, h))
-	case encCursorPosition: // asked for so that Xvnc never draws the pointer into the picture, wherever its own one is
-		return false, nil
 	case encQEMUKey:
 		c.keys.Store(true)
 		return false, nil
