@@ -143,6 +143,12 @@ func (c *Console) sessions() []Session {
 		if l.Bubble != "" {
 			s.Colour = fmt.Sprintf("#%06x", l.Colour)
 		}
+		if !l.Lost.IsZero() {
+			s.LostSince = l.Lost.UTC()
+		}
+		for _, actor := range l.Watchers {
+			s.WatchedBy = append(s.WatchedBy, strings.TrimPrefix(actor, "operator:"))
+		}
 		list = append(list, s)
 	}
 	return list

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -117,8 +118,11 @@ func (s *seat) noBarriers() {
 		require.NoError(s.t, err)
 		require.Empty(s.t, found)
 	}
-	wide := s.ask(`String(document.documentElement.scrollWidth <= innerWidth)`)
-	require.Equal(s.t, "true", wide, "nothing sticks out to the right")
+	for _, width := range []int64{1280, 390} { // a telephone, too
+		s.look(s.lang, false, width, 800)
+		wide := s.ask(`String(document.documentElement.scrollWidth <= ` + strconv.FormatInt(width, 10) + `)`)
+		require.Equal(s.t, "true", wide, "nothing sticks out to the right")
+	}
 }
 
 // TestOperatorWorksByKeyboardAlone: the table fills by itself while she looks, shows both times, and from there Tab and Enter
@@ -164,6 +168,48 @@ func TestOperatorWorksByKeyboardAlone(t *testing.T) {
 	s.until(`document.querySelector("#rows").textContent.includes("Nobody is working")`)
 }
 
+// TestPageOfASessionIsTheSignAtTheBox: while an operator has the page of one session open the box says so, and only then; what
+// happened is told on the page, and she acts from it by keyboard.
+func TestPageOfASessionIsTheSignAtTheBox(t *testing.T) {
+	d := newDesk(t)
+	certificate, here := d.set(d.operator())
+	box, person := d.sit(certificate, here)
+	said := func() *wire.Watched {
+		t.Helper()
+		for {
+			m, err := box.Read()
+			require.NoError(t, err)
+			if w, is := m.(*wire.Watched); is {
+				return w
+			}
+		}
+	}
+	s := d.sitDown()
+	s.look("en", false, 1600, 1000)
+	s.visit("/")
+	s.until(`document.querySelector("#rows th a")`)
+	require.Empty(t, d.live()[0].WatchedBy, "the list of all is no look at one")
+	s.tabTo("#rows th a")
+	s.press(kb.Enter)
+	s.until(`document.querySelector("#live").textContent === "This page updates itself."`)
+	require.Equal(t, &wire.Watched{Session: person.Session, On: true}, said())
+	require.Equal(t, []string{"anna"}, d.live()[0].WatchedBy)
+	s.until(`document.querySelector("dd .eye")?.textContent === "watched by anna"`)
+	for _, words := range []string{"Marie <b>Martin</b>", "PARIS-1 (FR)", "card in, waiting for the finger", "watching began", "local time"} {
+		require.Contains(t, s.text(), words)
+	}
+	s.tabTo("a.cut")
+	s.press(kb.Enter)
+	s.until(`document.activeElement.id === "reason"`)
+	require.Equal(t, &wire.Watched{Session: person.Session}, said(), "she has left the page")
+	s.visit("/sessions/" + person.Session.String())
+	require.True(t, said().On)
+	require.Equal(t, 200, d.post(d.operator(), "sessions/"+person.Session.String()+"/cut", Cut{Reason: "End of the day"}, nil))
+	s.until(`document.querySelector("#live").textContent === "This session has ended. The page is no longer updated."`)
+	require.Contains(t, s.text(), "End of the day")
+	require.Contains(t, s.text(), "watching ended")
+}
+
 // TestPagesHaveNoBarriers looks at every page as someone who cannot see it, in both languages, light and dark.
 func TestPagesHaveNoBarriers(t *testing.T) {
 	d := newDesk(t)
@@ -175,6 +221,7 @@ func TestPagesHaveNoBarriers(t *testing.T) {
 		"/":                         {"Live sessions", "Sessions en cours"},
 		"/?ended=Marie":             {"has ended", "est terminée"},
 		"/boxes":                    {"Proof valid until", "Preuve valable jusqu'à"},
+		"/sessions/" + id:           {"the centre is watching", "le centre l'observe"},
 		"/sessions/" + id + "/cut":  {"Keep the session", "Garder la session"},
 		"/nowhere":                  {"There is no such page", "Cette page n'existe pas"},
 		"/sessions/" + id + "/none": {"Back to the live sessions", "Retour aux sessions en cours"},

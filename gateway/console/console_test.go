@@ -9,11 +9,14 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"html/template"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"net/url"
 	"os"
@@ -47,7 +50,8 @@ import (
 
 // desk is a console with its gateway's rooms behind it, and the certificates of the people around it.
 type desk struct {
-	t        *testing.T
+	t        testing.TB
+	console  *Console
 	base     string
 	lines    string // where a box's line is taken
 	pki      map[profile.Issuer]*ca.Authority
@@ -55,7 +59,7 @@ type desk struct {
 	release  string // secret release key
 }
 
-func newKey(t *testing.T) *ecdsa.PrivateKey {
+func newKey(t testing.TB) *ecdsa.PrivateKey {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
 	return key
@@ -67,7 +71,7 @@ func (d *desk) issue(p profile.Profile, key *ecdsa.PrivateKey) tls.Certificate {
 	return tls.Certificate{Certificate: issued.Chain, PrivateKey: key, Leaf: issued.Certificate}
 }
 
-func newDesk(t *testing.T) *desk {
+func newDesk(t testing.TB) *desk {
 	ctx, dir := t.Context(), t.TempDir()
 	d := &desk{t: t, pki: map[profile.Issuer]*ca.Authority{}}
 	require.NoError(t, ca.Init(filepath.Join(dir, "pki"), "lab", "", time.Now()))
@@ -119,6 +123,7 @@ func newDesk(t *testing.T) *desk {
 		require.NoError(t, tun.Close())
 		require.NoError(t, db.Close())
 	})
+	d.console = c
 	d.base = "https://" + d.serve(c.Serve)
 	d.lines = d.serve(sessions.Serve)
 	return d
@@ -310,11 +315,37 @@ func TestFeedSendsRowsWhenASessionComes(t *testing.T) {
 	read("PARIS-1")
 }
 
+// A line that was lost is no card that was taken out: the page says which, and since when.
+func TestLostLineIsNoCardOut(t *testing.T) {
+	pages, err := template.ParseFS(files, "page/*.html")
+	require.NoError(t, err)
+	out := Session{ID: "a", Person: "Marie", Box: "PARIS-1", State: "suspended"}
+	lost := out
+	lost.LostSince = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for _, c := range []struct {
+		words         words
+		session       Session
+		want, wantNot string
+	}{
+		{english(), out, "card out, work goes on", "connection"}, {english(), lost, "connection lost, waiting for the box", "card out"},
+		{french(), out, "carte retirée, le travail continue", "connexion"}, {french(), lost, "connexion perdue, boîtier attendu", "carte retirée"},
+	} {
+		for _, part := range []string{"rows", "watched"} {
+			var page strings.Builder
+			require.NoError(t, pages.ExecuteTemplate(&page, part, view{Words: c.words, Session: c.session, Sessions: []Session{c.session}}))
+			require.Contains(t, page.String(), c.want)
+			require.NotContains(t, page.String(), c.wantNot)
+			require.Equal(t, !c.session.LostSince.IsZero(), strings.Contains(page.String(), "2026-01-02 03:04:05 UTC"))
+			require.NotContains(t, page.String(), "/message", "nobody would read it")
+		}
+	}
+}
+
 // Every page forbids what it does not need, and every answer of the API to nonsense is a sentence with a status.
 func TestPagesAndAPIAreStrict(t *testing.T) {
 	d := newDesk(t)
 	c := d.operator()
-	for _, path := range []string{"/", "/boxes", "/sessions/x/cut", "/nowhere", "/style.css", "/console.js", "/api/v1/boxes"} {
+	for _, path := range []string{"/", "/boxes", "/sessions/x", "/sessions/x/events", "/sessions/x/cut", "/nowhere", "/style.css", "/console.js", "/api/v1/boxes"} {
 		resp, err := c.Get(d.base + path)
 		require.NoError(t, err)
 		resp.Body.Close()
@@ -385,7 +416,8 @@ func TestLanguageFollowsTheBrowser(t *testing.T) {
 	} {
 		require.Equal(t, want, string(language(header)), header)
 	}
-	require.Equal(t, len(english().states), len(french().states))
+	require.Len(t, french().states, len(english().states))
+	require.Len(t, french().actions, len(english().actions))
 }
 
 // Whatever a browser or an operator sends: a language we speak, and a reason that is short, whole UTF-8 on one line.
@@ -400,6 +432,66 @@ func FuzzHeaderAndReason(f *testing.F) {
 			require.True(t, utf8.ValidString(reason))
 			require.NotContains(t, reason, "\n")
 			require.LessOrEqual(t, utf8.RuneCountInString(reason), maxWords)
+		}
+	})
+}
+
+// FuzzAPI is an operator whose program sends anything: no answer is the gateway's own failure, and each refusal says what is wrong.
+func FuzzAPI(f *testing.F) {
+	d := newDesk(f)
+	_, here := d.set(d.operator())
+	key := newKey(f)
+	seen := &tls.ConnectionState{PeerCertificates: []*x509.Certificate{d.issue(profile.Operator{Name: "anna", Key: key.Public()}, key).Leaf}}
+	note, err := reference.Sign(reference.Values{Name: "sdbox", Version: "2", PCRs: []reference.PCR{{Index: 7, Digest: [32]byte{1}}}}, d.release)
+	require.NoError(f, err)
+	nine := asPEM(d.issue(profile.CardAuth{GUID: ident.GUID{9}, Name: "Zoe", Method: profile.FingerOnCard, Key: key.Public()}, key))
+	ninth := asPEM(d.issue(profile.CardPresence{GUID: ident.GUID{9}, Key: here.Public()}, here))
+	person := ident.ID{7}.String()
+	for path, bodies := range map[string][]any{
+		"boxes": {Box{Serial: "PARIS-2", EK: strings.Repeat("cd", 32), Country: "FR", Model: "lab", Site: "Paris", Outer: []string{"192.0.2.0/24"}}, Box{EK: "x"},
+			Box{EK: strings.Repeat("cd", 32), Outer: []string{"x"}}},
+		"boxes/PARIS-1/retire": {Reason{Reason: "sold"}, Reason{}},
+		"people":               {Person{ID: person, Name: "Zoe", Language: "fr"}, Person{ID: "x"}},
+		"cards": {Card{Person: person, Certificate: nine, Presence: ninth}, Card{Person: "x"}, Card{Person: person}, Card{Person: person, Certificate: ninth},
+			Card{Person: person, Certificate: nine}, Card{Person: person, Certificate: nine, Presence: nine}},
+		"cards/" + ident.GUID{1}.String() + "/revoke": {Reason{Reason: "lost"}},
+		"cards/x/revoke": {Reason{Reason: "lost"}},
+		"bubbles":        {Bubble{Name: "epi", Title: "Epi", Colour: "#1b6fb8", Address: "epi:7443", Account: "zoe", Countries: []string{"FR"}}, Bubble{Colour: "red"}},
+		"memberships":    {Membership{Person: person, Bubble: "epi", Account: "zoe"}, Membership{Person: "x"}},
+		"references":     {Reference{Model: "lab", Note: string(note)}, Reference{Note: "x"}},
+		"locks":          {Lock{Target: "site:Paris", Message: "closed"}, Lock{}},
+		"locks/" + ident.ID{5}.String() + "/lift": {Reason{Reason: "open"}},
+		"locks/x/lift":                    {Reason{Reason: "open"}},
+		"sessions/" + person + "/cut":     {Cut{Reason: "over"}, Cut{}, 7},
+		"sessions/x/cut":                  {Cut{Reason: "over"}},
+		"sessions/" + person + "/message": {Message{Text: "hello"}, Message{}},
+	} {
+		for _, body := range bodies {
+			raw, err := json.Marshal(body)
+			require.NoError(f, err)
+			f.Add("POST", path, raw)
+			f.Add("POST", path, append(raw, raw...))
+			f.Add("POST", path, append([]byte(`{"what":1},`), raw...))
+		}
+	}
+	for _, path := range []string{"boxes", "people", "cards", "bubbles", "memberships", "references", "locks", "sessions", "refusals/C05-7K2", "refusals/X"} {
+		f.Add("GET", path, []byte{})
+	}
+	f.Fuzz(func(t *testing.T, method, path string, body []byte) {
+		if method != "GET" && method != "POST" || strings.Contains(path, "audit") {
+			return
+		}
+		r, err := http.NewRequestWithContext(t.Context(), method, "https://gw1.lab/api/v1/"+path, bytes.NewReader(body))
+		if err != nil {
+			return
+		}
+		r.Header.Set("Content-Type", "application/json")
+		r.TLS = seen
+		w := httptest.NewRecorder()
+		d.console.handler.ServeHTTP(w, r)
+		require.Less(t, w.Code, 500, "%s", w.Body)
+		if w.Code == http.StatusOK || w.Header().Get("Content-Type") == "application/json" {
+			require.True(t, json.Valid(w.Body.Bytes()), "%s", w.Body)
 		}
 	})
 }

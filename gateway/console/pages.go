@@ -35,6 +35,7 @@ type view struct {
 	Sessions          []Session
 	Boxes             []Box
 	Session           Session
+	Past              []Past // of the session
 	Text, Confirm     string
 }
 
@@ -42,6 +43,8 @@ func (c *Console) routePages(mux *http.ServeMux) {
 	mux.HandleFunc("GET /{$}", c.sessionsPage)
 	mux.HandleFunc("GET /events", c.feed)
 	mux.HandleFunc("GET /boxes", c.boxesPage)
+	mux.HandleFunc("GET /sessions/{id}", c.sessionPage)
+	mux.HandleFunc("GET /sessions/{id}/events", c.watchFeed)
 	mux.HandleFunc("GET /sessions/{id}/cut", c.cutPage)
 	mux.HandleFunc("POST /sessions/{id}/cut", c.cutForm)
 	mux.HandleFunc("GET /sessions/{id}/message", c.messagePage)
@@ -110,8 +113,23 @@ func (c *Console) boxesPage(w http.ResponseWriter, r *http.Request) {
 	c.render(w, http.StatusOK, "boxes", v)
 }
 
-// feed sends the table's rows whenever they differ from those sent before (server-sent events, WHATWG HTML 9.2).
+// feed keeps the table of the live sessions true.
 func (c *Console) feed(w http.ResponseWriter, r *http.Request) {
+	v := c.view(r, "sessions")
+	c.stream(w, r, func() ([]byte, bool) {
+		v.Sessions = c.sessions()
+		var rows bytes.Buffer
+		if err := c.pages.ExecuteTemplate(&rows, "rows", v); err != nil {
+			c.log.Error("page", "room", "console", "page", "rows", "err", err)
+			return nil, false
+		}
+		return rows.Bytes(), false
+	})
+}
+
+// stream sends a part of a page whenever it differs from the one sent before (server-sent events, WHATWG HTML 9.2), until the page
+// is closed or draw says that this was the last. Nothing drawn, and more to come, is a fault of ours: the page tries again.
+func (c *Console) stream(w http.ResponseWriter, r *http.Request, draw func() (part []byte, last bool)) {
 	select {
 	case c.feeds <- struct{}{}:
 		defer func() { <-c.feeds }()
@@ -121,32 +139,32 @@ func (c *Console) feed(w http.ResponseWriter, r *http.Request) {
 	}
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream")
-	v := c.view(r, "sessions")
 	control := http.NewResponseController(w)
 	tick := time.NewTicker(feedInterval)
 	defer tick.Stop()
-	var last []byte
+	var before []byte
 	for {
 		changed := c.conf.Sessions.Changes()
-		v.Sessions = c.sessions()
-		var rows bytes.Buffer
-		if err := c.pages.ExecuteTemplate(&rows, "rows", v); err != nil {
-			c.log.Error("page", "room", "console", "page", "rows", "err", err)
+		part, last := draw()
+		if part == nil && !last {
 			return
 		}
 		text := ":\n\n" // a comment keeps the connection alive
-		if !bytes.Equal(rows.Bytes(), last) {
-			last = rows.Bytes()
-			line, err := json.Marshal(rows.String())
+		if part != nil && !bytes.Equal(part, before) {
+			before = part
+			line, err := json.Marshal(string(part))
 			if err != nil {
 				return
 			}
 			text = "event: rows\ndata: " + string(line) + "\n\n"
 		}
+		if last {
+			text += "event: over\ndata:\n\n"
+		}
 		if control.SetWriteDeadline(time.Now().Add(10*time.Second)) != nil {
 			return
 		}
-		if _, err := w.Write([]byte(text)); err != nil || control.Flush() != nil {
+		if _, err := w.Write([]byte(text)); err != nil || control.Flush() != nil || last {
 			return
 		}
 		select {

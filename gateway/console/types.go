@@ -92,6 +92,17 @@ type Session struct {
 	State   string    `json:"state"`
 	Since   time.Time `json:"since"`
 	DelayMS int64     `json:"delay_ms,omitempty"`
+
+	LostSince time.Time `json:"lost_since,omitzero"`  // a suspended session whose card is in, but whose box's line is gone
+	WatchedBy []string  `json:"watched_by,omitempty"` // operators with its page open
+}
+
+// Shown is the state as pages show it: a session that is suspended by itself is another thing than one that the person left.
+func (s Session) Shown() string {
+	if s.State == "suspended" && !s.LostSince.IsZero() {
+		return "lost"
+	}
+	return s.State
 }
 
 // CanCut says whether there is still something to cut.

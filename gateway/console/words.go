@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"sdbox/gateway/store"
 	"sdbox/internal/refusal"
 )
 
@@ -23,8 +24,24 @@ type words struct {
 	Boxes, BoxesLead, Country, Link, Until, NoBoxes                 string
 	Attested, Away, Expected, Locked                                string
 	NotFound, NotFoundText, Gone, Refused, Failed                   string
-	states                                                          map[string]string
+	Session, History, When, What, Detail, Who, WatchedBy            string
+	SessionLead, SessionOver, LostSince, NoHistory                  string
+	states, actions                                                 map[string]string
 }
+
+// happened says a row of the audit log in the page's language; one that has no words of ours by the name of its action.
+func (w words) happened(l store.Leaf) string {
+	if s := w.actions[l.Action+" "+l.Fields["reason"]]; s != "" {
+		return s
+	}
+	if s := w.actions[l.Action]; s != "" {
+		return s
+	}
+	return l.Action
+}
+
+// Watched says who looks at a session.
+func (w words) Watched(by []string) string { return fmt.Sprintf(w.WatchedBy, strings.Join(by, ", ")) }
 
 // StateName says a session's state in the page's language.
 func (w words) StateName(state string) string {
@@ -59,7 +76,16 @@ func english() words {
 		Gone: "This session has already ended. Nothing was done.", Refused: "This request did not come from this page. Nothing was done. Go back and try again.",
 		Failed: "The gateway could not do this. Nothing was changed. Try again; if it fails again, look at the gateway's log.",
 		states: map[string]string{"requested": "card in, waiting for the finger", "authorised": "logged in", "starting": "bubble is opening", "active": "working",
-			"suspended": "card out, work goes on", "ending": "ending", "ended": "ended"},
+			"suspended": "card out, work goes on", "lost": "connection lost, waiting for the box", "ending": "ending", "ended": "ended"},
+		Session: "Session", History: "What happened", When: "When", What: "What", Detail: "Detail", Who: "Operator", WatchedBy: "watched by %s",
+		SessionLead: "While this page is open, the person reads at the box that the centre is watching, and the audit log says that you were.",
+		SessionOver: "This session has ended. The page is no longer updated.", LostSince: "since", NoHistory: "Nothing yet.",
+		actions: map[string]string{"session.create": "card in", "login.proved": "card and finger proved", "login.resumed": "the same card is still in the box",
+			"session.take": "taken back by this gateway", "session.authorised": "at the list of projects", "session.authorised came back": "came back without a finger",
+			"session.starting": "bubble is opening", "session.active": "bubble is on the screen", "session.suspended": "card out",
+			"session.suspended line lost": "connection lost", "session.suspended gateway restarted": "gateway restarted", "session.ending": "is being ended",
+			"session.ended": "ended", "session.refused": "refused", "session.listed": "refused on the list", "box.refused": "said by the box", "session.notice": "told to the person",
+			"session.message": "message to the person", "session.watched": "watching began", "session.unwatched": "watching ended", "desktop.end": "desktop ended by the person"},
 	}
 }
 
@@ -88,7 +114,16 @@ func french() words {
 		Gone: "Cette session est déjà terminée. Rien n'a été fait.", Refused: "Cette demande ne vient pas de cette page. Rien n'a été fait. Revenez en arrière et recommencez.",
 		Failed: "La passerelle n'a pas pu le faire. Rien n'a changé. Recommencez ; si l'échec se répète, voyez le journal de la passerelle.",
 		states: map[string]string{"requested": "carte insérée, doigt attendu", "authorised": "connecté", "starting": "ouverture de la bulle", "active": "au travail",
-			"suspended": "carte retirée, le travail continue", "ending": "fin en cours", "ended": "terminée"},
+			"suspended": "carte retirée, le travail continue", "lost": "connexion perdue, boîtier attendu", "ending": "fin en cours", "ended": "terminée"},
+		Session: "Session", History: "Ce qui s'est passé", When: "Quand", What: "Quoi", Detail: "Détail", Who: "Opérateur", WatchedBy: "observée par %s",
+		SessionLead: "Tant que cette page est ouverte, la personne lit sur le boîtier que le centre l'observe, et le journal d'audit le retient.",
+		SessionOver: "Cette session est terminée. La page n'est plus mise à jour.", LostSince: "depuis", NoHistory: "Rien encore.",
+		actions: map[string]string{"session.create": "carte insérée", "login.proved": "carte et doigt prouvés", "login.resumed": "la même carte est toujours dans le boîtier",
+			"session.take": "reprise par cette passerelle", "session.authorised": "devant la liste des projets", "session.authorised came back": "revenue sans doigt",
+			"session.starting": "ouverture de la bulle", "session.active": "bulle à l'écran", "session.suspended": "carte retirée",
+			"session.suspended line lost": "connexion perdue", "session.suspended gateway restarted": "passerelle redémarrée", "session.ending": "fin en cours",
+			"session.ended": "terminée", "session.refused": "refus", "session.listed": "refus dans la liste", "box.refused": "dit par le boîtier", "session.notice": "dit à la personne",
+			"session.message": "message à la personne", "session.watched": "observation commencée", "session.unwatched": "observation terminée", "desktop.end": "bureau fermé par la personne"},
 	}
 }
 

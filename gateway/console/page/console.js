@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// Replaces the table's rows whenever the gateway says that something changed. Without this script the page still works: it
-// shows the sessions of the moment it was loaded.
+// Replaces the live part of a page whenever the gateway says that something changed. Without this script the page still works: it
+// shows what was true when it was loaded.
 const rows = document.getElementById("rows");
 const live = document.getElementById("live");
 if (rows && live) {
-  const feed = new EventSource("events");
+  const feed = new EventSource(live.dataset.feed);
   feed.addEventListener("open", () => say("live"));
   feed.addEventListener("error", () => say("lost"));
+  feed.addEventListener("over", () => {
+    feed.close();
+    say("over");
+  });
   feed.addEventListener("rows", (event) => {
     const focused = rows.contains(document.activeElement) ? document.activeElement.id : "";
     rows.innerHTML = JSON.parse(event.data);
