@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var update = flag.Bool("update", false, "write the generated picture into agent/STATES.md")
+var update = flag.Bool("update", false, "write the generated picture into README.md")
 
 func rows(t *testing.T) map[State]map[Trigger]Row {
 	t.Helper()
@@ -89,12 +89,17 @@ func TestNoPictureWithoutAFinger(t *testing.T) {
 	}
 }
 
-func TestPictureIsTheTables(t *testing.T) {
-	want := "# States of an SD-Box\n\nGenerated from `state.go`; written as: trigger / effect.\n\n```mermaid\n" + Picture() + "```\n"
+func TestPictureInTheReadmeIsTheTables(t *testing.T) {
+	const readme, begin, end = "../README.md", "```mermaid\n", "```\n"
+	raw, err := os.ReadFile(readme)
+	require.NoError(t, err)
+	before, rest, found := strings.Cut(string(raw), begin)
+	require.True(t, found)
+	picture, after, found := strings.Cut(rest, end)
+	require.True(t, found)
 	if *update {
-		require.NoError(t, os.WriteFile("STATES.md", []byte(want), 0o644))
+		picture = Picture()
+		require.NoError(t, os.WriteFile(readme, []byte(before+begin+picture+end+after), 0o644))
 	}
-	have, err := os.ReadFile("STATES.md")
-	require.NoError(t, err, "go test ./agent -update writes it")
-	require.Equal(t, want, strings.ReplaceAll(string(have), "\r\n", "\n"))
+	require.Equal(t, Picture(), picture, "go test ./agent -update writes it")
 }

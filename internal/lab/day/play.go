@@ -86,6 +86,7 @@ func (p *player) day(ctx context.Context) error {
 		{"card in at box 2", "card-2", 1, p.cardIn(1)},
 		{"finger at box 2: her projects", "projects-2", 1, p.rightFinger(1)},
 		{"opens epi at box 2: same desktop, job further on", "epi-2", 1, p.sameDesktop},
+		{"an operator sends a message: it stands over the picture", "message", 1, p.message(1)},
 		{"an operator cuts: the reason is on the screen", "cut", 1, p.cut},
 		{"the audit log verifies offline", "audit", 1, p.audit},
 	}

@@ -40,7 +40,7 @@ func Trouble(ctx context.Context, site *house.Site, o Options) ([]Step, error) {
 		{"the box's link unplugged for two seconds: connection lost, and back", p.blink},
 		{"for eight: connection lost", p.unplugLong},
 		{"plugged in: the same desktop without a finger, the job counted on", p.plugIn},
-		{"message over the picture", p.message},
+		{"message over the picture", p.message(0)},
 		{"read: the message is gone", p.messageRead},
 		{"bubble's program killed: the list says so", p.killBubble},
 		{"another bubble opens", p.openSecond},
@@ -153,17 +153,19 @@ func (p *player) plugIn(ctx context.Context) (time.Duration, error) {
 
 const told = "Please save your work before noon"
 
-func (p *player) message(ctx context.Context) (time.Duration, error) {
-	session, err := p.session(ctx, p.site.Boxes[0])
-	if err != nil {
-		return 0, err
+func (p *player) message(box int) func(context.Context) (time.Duration, error) {
+	return func(ctx context.Context) (time.Duration, error) {
+		session, err := p.session(ctx, p.site.Boxes[box])
+		if err != nil {
+			return 0, err
+		}
+		began := time.Now()
+		if _, err := p.site.Ctl(ctx, "message", session.ID, "--text", told); err != nil {
+			return 0, err
+		}
+		came, err := p.eyes[box].readIn(ctx, []image.Rectangle{p.noteArea()}, "Message from the centre", told)
+		return came.Sub(began), err
 	}
-	began := time.Now()
-	if _, err := p.site.Ctl(ctx, "message", session.ID, "--text", told); err != nil {
-		return 0, err
-	}
-	came, err := p.eyes[0].readIn(ctx, []image.Rectangle{p.noteArea()}, "Message from the centre", told)
-	return came.Sub(began), err
 }
 
 // noteArea is where a message stands.
