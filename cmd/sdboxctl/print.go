@@ -132,6 +132,9 @@ func session(t io.Writer, s sessionReport) {
 	row(t, "card", fmt.Sprintf("%s of person %s, %s", s.Card, s.Person, s.Method))
 	row(t, "tunnel", "to gateway "+s.Gateway+", the one that card and box signed")
 	row(t, "bubble", fmt.Sprintf("%s, within %d grants", strings.Join(s.Bubbles, ", "), s.Grants))
+	if s.Resumes > 0 {
+		row(t, "returns", fmt.Sprintf("%d without a finger, by the same card in the same box", s.Resumes))
+	}
 	row(t, "time", fmt.Sprintf("%s to %s", s.LoggedIn, s.Last))
 	fmt.Fprintf(t, "Nothing was exchanged in session %s. The audit log is whole: %d rows.\n", s.Session, s.Rows)
 }

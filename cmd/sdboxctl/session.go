@@ -60,7 +60,7 @@ func (a *auditSession) Run(ctx context.Context, c *cli, out *printer) error {
 		return broken(err)
 	}
 	return out.print(sessionReport{OK: true, Session: r.Session.String(), Person: r.Person, Card: r.Card, Method: r.Method, Box: r.Box, Reference: r.Reference,
-		Gateway: r.Gateway, LoggedIn: stamp(r.LoggedIn), Last: stamp(r.Last), Attestations: r.Attestations, Grants: r.Grants, Bubbles: r.Bubbles, Rows: r.Rows})
+		Gateway: r.Gateway, LoggedIn: stamp(r.LoggedIn), Last: stamp(r.Last), Attestations: r.Attestations, Grants: r.Grants, Resumes: r.Resumes, Bubbles: r.Bubbles, Rows: r.Rows})
 }
 
 // roots reads what is believed beforehand. The domain is the one that the root certificate carries.
@@ -111,6 +111,7 @@ type sessionReport struct {
 	Last         string   `json:"last"`
 	Attestations int      `json:"attestations"`
 	Grants       int      `json:"grants"`
+	Resumes      int      `json:"resumes"` // returns without a finger
 	Bubbles      []string `json:"bubbles"`
 	Rows         int64    `json:"rows"`
 }

@@ -85,6 +85,7 @@ func (f *file) checkBox() error {
 		if i == 0 {
 			f.state = a
 		}
+		f.tunnels = append(f.tunnels, a.result.Box().TunnelKey)
 		f.report.Attestations++
 	}
 	if f.elsewhere != "" {

@@ -6,10 +6,10 @@ import (
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strconv"
 
 	"sdbox/internal/seal"
 	"sdbox/internal/wire"
@@ -98,6 +98,8 @@ func (f *file) checkGrant(g *granted) error {
 		return broken(Card, g.row, "the grant is for card %s", c.Card)
 	case c.Person.String() != f.create.Fields["person"]:
 		return broken(Card, g.row, "the grant is for person %s", c.Person)
+	case strconv.FormatInt(c.Epoch, 10) != g.row.Fields["epoch"]:
+		return broken(Bubble, g.row, "the grant is for owner epoch %d, the session had %s", c.Epoch, g.row.Fields["epoch"])
 	case c.TunnelKey != f.state.result.Box().TunnelKey:
 		return broken(Tunnel, g.row, "the grant is for the tunnel key %x", c.TunnelKey)
 	}
@@ -117,33 +119,12 @@ func (f *file) checkGrants() error {
 		if f.report.Grants++; f.report.Grants == 1 {
 			continue
 		}
-		if err := f.checkPresence(row); err != nil {
+		if err := f.checkPresence(row, row.bytes("presence_nonce"), row.bytes("presence_signature")); err != nil {
 			return err
 		}
 	}
 	if f.report.Grants == 0 {
 		return broken(Bubble, f.login, "no grant followed the login")
-	}
-	return nil
-}
-
-// checkPresence verifies the signature of key 9E with which a grant was renewed, with the key of the card's registration.
-func (f *file) checkPresence(row *event) error {
-	parsed, err := x509.ParsePKIXPublicKey(f.registered().bytes("presence_key"))
-	if err != nil {
-		return broken(Card, f.registered(), "presence key: %v", err)
-	}
-	key, ok := parsed.(*ecdsa.PublicKey)
-	if !ok {
-		return broken(Card, f.registered(), "presence key of type %T", parsed)
-	}
-	id := f.report.Session
-	digest, err := wire.Digest(wire.PresenceStatement{Context: wire.PresenceContext, Nonce: row.bytes("presence_nonce"), Session: id[:], TunnelKey: f.state.result.Box().TunnelKey})
-	if err != nil {
-		return err
-	}
-	if !ecdsa.VerifyASN1(key, digest[:], row.bytes("presence_signature")) {
-		return broken(Card, row, "the grant was renewed without this card's presence")
 	}
 	return nil
 }
@@ -161,13 +142,13 @@ func (f *file) checkLogin() error {
 	said.Result, said.DeviceCertificate = f.login.bytes("result_sha256"), f.login.bytes("device_sha256")
 	switch {
 	case !bytes.Equal(said.DeviceCertificate, proved.DeviceCertificate):
-		return broken(Box, f.login, "the login names another device certificate than the attestation %s", f.signed(said, proved))
+		return broken(Box, f.login, "the login names another device certificate than the attestation %s", f.which(said, proved))
 	case !bytes.Equal(said.Result, proved.Result):
-		return broken(State, f.login, "the login names another attestation result %s", f.signed(said, proved))
+		return broken(State, f.login, "the login names another attestation result %s", f.which(said, proved))
 	case said.BoxTunnelKey != proved.BoxTunnelKey, said.GatewayTunnelKey != proved.GatewayTunnelKey:
-		return broken(Tunnel, f.login, "the login names other tunnel keys than attestation and gateway %s", f.signed(said, proved))
+		return broken(Tunnel, f.login, "the login names other tunnel keys than attestation and gateway %s", f.which(said, proved))
 	}
-	if f.fits(proved) {
+	if f.signed = proved; f.fits(proved) {
 		return f.sameLogin(proved)
 	}
 	return f.explain(proved)
@@ -186,7 +167,7 @@ func (f *file) fits(t wire.Transcript) bool {
 	return err == nil && ecdsa.VerifyASN1(f.person.Key, digest[:], f.login.bytes("signature"))
 }
 
-func (f *file) signed(said, proved wire.Transcript) string {
+func (f *file) which(said, proved wire.Transcript) string {
 	switch {
 	case f.fits(said):
 		return "(the card signed the login's)"

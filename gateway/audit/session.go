@@ -18,6 +18,7 @@ import (
 	"sdbox/firmware/reference"
 	"sdbox/gateway/store"
 	"sdbox/internal/ident"
+	"sdbox/internal/wire"
 	"sdbox/pki/profile"
 )
 
@@ -74,6 +75,7 @@ type SessionReport struct {
 	Last         time.Time // of the session's last row
 	Attestations int       // results of the box during the session, each checked
 	Grants       int       // likewise, each with the card's presence but the first
+	Resumes      int       // how often it came back without a finger, each with the card's presence
 	Bubbles      []string  // opened, in the order of the first opening
 	Rows         int64     // of the whole log, which was checked first
 }
@@ -151,7 +153,9 @@ type file struct {
 	certificate   []byte // the device certificate
 	person        profile.Person
 	gateway       gatewayEnd
-	state         attested // the login's
+	state         attested        // the login's
+	tunnels       []wire.Key      // of all attestations that were checked
+	signed        wire.Transcript // what the card signed at the login, when that was checked
 }
 
 func broken(part Part, e *event, format string, args ...any) error {
@@ -256,7 +260,7 @@ func (f *file) find() error {
 
 // check goes through the evidence from the machine to the bubble.
 func (f *file) check() error {
-	for _, step := range []func() error{f.checkGateway, f.checkBox, f.checkCard, f.checkGrants, f.checkLogin, f.checkBubbles} {
+	for _, step := range []func() error{f.checkGateway, f.checkBox, f.checkCard, f.checkGrants, f.checkLogin, f.checkResumes, f.checkBubbles} {
 		if err := step(); err != nil {
 			return err
 		}

@@ -227,7 +227,7 @@ func (s *story) clone() *story {
 	return &again
 }
 
-// session is what the log holds of a person who logs in, opens epi and, after a renewal, econ.
+// session is what the log holds of a person who logs in, opens epi and, after a renewal and a lost line, econ.
 func (p *past) session(m *machine, serial string, c *card) *story {
 	boot, first := p.attestation(m, serial, nil)
 	again, _ := p.attestation(m, serial, &first)
@@ -244,7 +244,12 @@ func (p *past) session(m *machine, serial string, c *card) *story {
 	until := time.Now().Add(10 * time.Minute).UnixMilli()
 	s.claims = wire.GrantClaims{Session: id, Epoch: 1, Person: c.person, Card: c.guid.String(), Box: serial, TunnelKey: m.tunnel, Transcript: transcript[:],
 		Method: string(profile.FingerOnCard), Bubbles: []wire.GrantLine{{Bubble: "epi", Until: until}, {Bubble: "econ", Until: until}}}
+	epoch := "1"
 	step := func(state string, fields map[string]string) store.Entry {
+		if fields == nil {
+			fields = map[string]string{}
+		}
+		fields["epoch"] = epoch
 		return store.Entry{Actor: "box:" + serial, Action: "session." + state, Object: "session:" + id.String(), Session: id, Fields: fields}
 	}
 	presence := wire.PresenceStatement{Context: wire.PresenceContext, Nonce: nonce, Session: id[:], TunnelKey: m.tunnel}
@@ -262,8 +267,19 @@ func (p *past) session(m *machine, serial string, c *card) *story {
 		step("authorised", map[string]string{"grant": p.grant(s.claims)}),
 		step("starting", map[string]string{"bubble": "epi"}), step("active", map[string]string{"bubble": "epi"}), again,
 		step("active", map[string]string{"bubble": "epi", "grant": p.grant(s.claims), "presence_nonce": digits(nonce), "presence_signature": p.sign(c.here, presence)}),
-		step("starting", map[string]string{"bubble": "econ"}), step("active", map[string]string{"bubble": "econ"}), step("suspended", nil),
+		step("suspended", nil),
 	}
+	back := make([]byte, 32)
+	rand.Read(back)
+	presence.Nonce = back
+	signature := p.sign(c.here, presence)
+	epoch, s.claims.Epoch = "2", 2
+	s.rows = append(s.rows, step("take", map[string]string{"gateway": "gw1"}),
+		store.Entry{Actor: "box:" + serial, Action: "login.resumed", Object: "person:" + c.person.String(), Session: id, Fields: map[string]string{"card": c.guid.String(),
+			"nonce": digits(back), "presence": signature, "transcript_sha256": digits(transcript[:]), "certificate_sha256": digits(sum(c.certificate))}},
+		step("authorised", map[string]string{"from": "suspended", "grant": p.grant(s.claims), "presence_nonce": digits(back), "presence_signature": signature}),
+		step("starting", map[string]string{"bubble": "econ"}), step("active", map[string]string{"bubble": "econ"}), step("suspended", nil))
+	s.claims.Epoch = 1
 	return s
 }
 
@@ -321,7 +337,8 @@ func TestSessionIsProvedFromTheRootsAlone(t *testing.T) {
 	require.Equal(t, "gw1", report.Gateway)
 	require.Equal(t, string(profile.FingerOnCard), report.Method)
 	require.Equal(t, 2, report.Attestations)
-	require.Equal(t, 2, report.Grants)
+	require.Equal(t, 3, report.Grants)
+	require.Equal(t, 1, report.Resumes)
 	ids, err := Sessions(dir)
 	require.NoError(t, err)
 	require.Equal(t, []ident.ID{good.id}, ids)
@@ -340,7 +357,7 @@ func TestSessionIsProvedFromTheRootsAlone(t *testing.T) {
 	require.ErrorIs(t, err, ErrErased)
 	joined := good.clone()
 	joined.row("session.active", 2).Fields["bubble"] = "late"
-	joined.rows = slices.Insert(joined.rows, 11, store.Entry{Actor: "operator:olga", Action: "membership.add", Object: "person:" + good.claims.Person.String(), Fields: map[string]string{"bubble": "late"}})
+	joined.rows = slices.Insert(joined.rows, 15, store.Entry{Actor: "operator:olga", Action: "membership.add", Object: "person:" + good.claims.Person.String(), Fields: map[string]string{"bubble": "late"}})
 	dir, verifier = sealed(t, joined)
 	_, err = VerifySession(dir, verifier, good.id, p.roots)
 	require.NoError(t, err, "a membership given after the grant")
@@ -377,6 +394,7 @@ func TestAuditNamesTheExchangedPart(t *testing.T) {
 	}
 	boot := func(s *story) *store.Entry { return s.row("box.attested", 0) }
 	login := func(s *story) *store.Entry { return s.row("login.proved", 0) }
+	resumed := func(s *story) *store.Entry { return s.row("login.resumed", 0) }
 	for _, c := range []struct {
 		name     string
 		part     Part
@@ -449,7 +467,7 @@ func TestAuditNamesTheExchangedPart(t *testing.T) {
 			claimed.PersonCertificate = sum(eve.certificate)
 			digest, err := wire.Digest(claimed)
 			require.NoError(t, err)
-			s.rows = slices.Delete(s.rows, 10, 11)
+			s.rows = s.rows[:10]
 			regrant(s, s.row("session.authorised", 0), func(g *wire.GrantClaims) { g.Card, g.Person, g.Transcript = eve.guid.String(), eve.person, digest[:] })
 		}},
 		{"the signature", Card, func(s *story) { login(s).Fields["signature"] = p.sign(eve.auth, s.signed) }},
@@ -468,10 +486,12 @@ func TestAuditNamesTheExchangedPart(t *testing.T) {
 
 		{"the bubble that was opened", Bubble, func(s *story) { s.row("session.active", 2).Fields["bubble"] = "customs" }},
 		{"the bubble in the grant", Bubble, func(s *story) {
-			regrant(s, s.row("session.active", 1), func(g *wire.GrantClaims) { g.Bubbles = g.Bubbles[:1] })
+			regrant(s, s.row("session.authorised", 1), func(g *wire.GrantClaims) { g.Epoch, g.Bubbles = 2, g.Bubbles[:1] })
 		}},
 		{"the time of the right", Bubble, func(s *story) {
-			regrant(s, s.row("session.active", 1), func(g *wire.GrantClaims) { g.Bubbles = []wire.GrantLine{g.Bubbles[0], {Bubble: "econ", Until: 1}} })
+			regrant(s, s.row("session.authorised", 1), func(g *wire.GrantClaims) {
+				g.Epoch, g.Bubbles = 2, []wire.GrantLine{g.Bubbles[0], {Bubble: "econ", Until: 1}}
+			})
 		}},
 		{"the grant of another session", Bubble, func(s *story) {
 			regrant(s, s.row("session.active", 1), func(g *wire.GrantClaims) { g.Session = stolen.id })
@@ -484,9 +504,46 @@ func TestAuditNamesTheExchangedPart(t *testing.T) {
 			require.NoError(t, err)
 			s.row("session.active", 1).Fields["grant"] = digits(statement)
 		}},
+		{"the grant of another owner", Bubble, func(s *story) {
+			regrant(s, s.row("session.authorised", 1), func(*wire.GrantClaims) {})
+		}},
+
+		{"the box it came back at", Box, func(s *story) { resumed(s).Actor = "box:PARIS-2" }},
+		{"the person it came back for", Card, func(s *story) { resumed(s).Object = "person:" + eve.person.String() }},
+		{"the card it came back with", Card, func(s *story) { resumed(s).Fields["card"] = eve.guid.String() }},
+		{"the certificate it came back with", Card, func(s *story) { resumed(s).Fields["certificate_sha256"] = digits(sum(eve.certificate)) }},
+		{"the login it came back on", Tunnel, func(s *story) { resumed(s).Fields["transcript_sha256"] = random() }},
+		{"the nonce it came back by", Card, func(s *story) { resumed(s).Fields["nonce"] = random() }},
+		{"the presence it came back by", Card, func(s *story) { resumed(s).Fields["presence"] = p.sign(eve.here, "here") }},
+		{"the presence of a moment before", Card, func(s *story) {
+			renewed := s.row("session.active", 1).Fields
+			resumed(s).Fields["nonce"], resumed(s).Fields["presence"] = renewed["presence_nonce"], renewed["presence_signature"]
+		}},
+		{"the presence under the grant", Card, func(s *story) {
+			renewed, back := s.row("session.active", 1).Fields, s.row("session.authorised", 1).Fields
+			back["presence_nonce"], back["presence_signature"] = renewed["presence_nonce"], renewed["presence_signature"]
+		}},
+		{"a return that nobody proved", Card, func(s *story) {
+			s.rows = slices.DeleteFunc(s.rows, func(e store.Entry) bool { return e.Action == "login.resumed" })
+		}},
+		{"a return before the login", Card, func(s *story) {
+			early := *resumed(s)
+			s.rows = slices.Insert(s.rows, 5, early)
+		}},
+		{"the tunnel it came back through", Tunnel, func(s *story) {
+			other := *m
+			other.tunnel = wire.Key{7}
+			*s.row("box.attested", 1), _ = p.attestation(&other, "PARIS-1", nil)
+			nonce, err := hex.DecodeString(resumed(s).Fields["nonce"])
+			require.NoError(t, err)
+			proof := p.sign(ada.here, wire.PresenceStatement{Context: wire.PresenceContext, Nonce: nonce, Session: s.id[:], TunnelKey: other.tunnel})
+			resumed(s).Fields["presence"] = proof
+			s.row("session.authorised", 1).Fields["presence_signature"] = proof
+		}},
 		{"the grants left out", Bubble, func(s *story) {
 			delete(s.row("session.authorised", 0).Fields, "grant")
 			delete(s.row("session.active", 1).Fields, "grant")
+			delete(s.row("session.authorised", 1).Fields, "grant")
 		}},
 	} {
 		t.Run(string(c.part)+": "+c.name, func(t *testing.T) {
