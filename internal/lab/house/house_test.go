@@ -3,10 +3,13 @@
 package house_test
 
 import (
+	"bufio"
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -17,10 +20,15 @@ import (
 
 	"sdbox/internal/lab/house"
 	labnet "sdbox/internal/lab/net"
+	"sdbox/internal/tpm/tpmsim"
 )
 
 func TestMain(m *testing.M) {
 	house.Main()
+	if dir := os.Getenv(lonelyEnv); dir != "" {
+		fmt.Println("lonely house:", lonely(dir))
+		os.Exit(1)
+	}
 	os.Exit(m.Run())
 }
 
@@ -158,6 +166,65 @@ func ping(t *testing.T, from *house.Place, to string) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	return from.Ping(ctx, to)
+}
+
+// lonelyEnv makes the test's program open a house in this folder and wait to be killed.
+const lonelyEnv = "SDBOX_LONELY_HOUSE"
+
+// lonely opens a house with all that runs on a lab's machine: a place, a program in it, a link, a TPM.
+func lonely(dir string) error {
+	h, err := house.Open(dir, "")
+	if err != nil {
+		return err
+	}
+	a, err := h.NewPlace("a")
+	if err != nil {
+		return err
+	}
+	b, err := h.NewPlace("b")
+	if err != nil {
+		return err
+	}
+	if _, err := h.Join(1, house.End{Place: a, Interface: "eth0", Address: "10.71.1.2/24"}, house.End{Place: b, Interface: "eth0", Address: "10.71.1.1/24"}); err != nil {
+		return err
+	}
+	if _, err := a.Start("stubborn", nil, "/bin/sh", "-c", "trap '' TERM INT HUP; setsid sleep 1000 "+dir+"; sleep 1000 & wait"); err != nil {
+		return err
+	}
+	if _, err := tpmsim.Start(context.Background(), tpmsim.Config{Dir: filepath.Join(dir, "tpm"), Socket: a.Outside("/run/tpm.sock")}); err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	select {}
+}
+
+// TestNothingOutlivesALabThatIsKilled: kill -9, in which nobody closes anything.
+func TestNothingOutlivesALabThatIsKilled(t *testing.T) {
+	dir, err := os.MkdirTemp("", "lonely")
+	require.NoError(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	running := func() (list []string) { // whose command line names the folder
+		files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+		require.NoError(t, err)
+		for _, file := range files {
+			if line, err := os.ReadFile(file); err == nil && strings.Contains(string(line), dir) {
+				list = append(list, strings.ReplaceAll(string(line), "\x00", " "))
+			}
+		}
+		return list
+	}
+	lab := exec.CommandContext(t.Context(), os.Args[0])
+	lab.Env = append(os.Environ(), lonelyEnv+"="+dir)
+	out, err := lab.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, lab.Start())
+	said, err := bufio.NewReader(out).ReadString('\n')
+	require.NoError(t, err)
+	require.Equal(t, "ready\n", said)
+	require.GreaterOrEqual(t, len(running()), 4, "two places, a program, a TPM: %v", running())
+	require.NoError(t, lab.Process.Kill())
+	require.Error(t, lab.Wait())
+	require.Eventually(t, func() bool { return len(running()) == 0 }, 10*time.Second, 10*time.Millisecond, "still there")
 }
 
 // TestNothingStaysAfterClose: no process, no mount, no interface outlives the house, not even a program that ignores signals

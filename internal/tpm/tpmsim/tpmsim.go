@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -113,13 +114,23 @@ func (s *Sim) powerOn(ctx context.Context) error {
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	s.cmd.Cancel = func() error { return s.cmd.Process.Signal(syscall.SIGTERM) }
 	s.cmd.WaitDelay = stopWithin
-	if err := s.cmd.Start(); err != nil {
-		return errors.Join(fmt.Errorf("run swtpm: %w", err), s.log.Close())
-	}
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // it ends with us, however we end
+	started := make(chan error, 1)
 	go func() {
-		s.ended = errors.Join(exitError(s.cmd.Wait()), s.log.Close())
+		// The signal comes when the thread that started it ends (prctl(2)), so this thread stays as long as swtpm.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := s.cmd.Start()
+		started <- err
+		if err == nil {
+			err = exitError(s.cmd.Wait())
+		}
+		s.ended = errors.Join(err, s.log.Close())
 		close(s.done)
 	}()
+	if err := <-started; err != nil {
+		return fmt.Errorf("run swtpm: %w", err)
+	}
 	return nil
 }
 
