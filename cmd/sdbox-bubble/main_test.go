@@ -163,3 +163,18 @@ func TestConfigurationThatCannotWorkIsNamed(t *testing.T) {
 	err := run(t.Context(), []string{"--config", filepath.Join(h.dir, "missing.toml")}, io.Discard, io.Discard)
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
+
+func FuzzConfig(f *testing.F) {
+	f.Add([]byte(house{t: nil, dir: "/h"}.config()))
+	f.Add([]byte("domain = \"lab\"\nrun = \"/run\"\n"))
+	f.Add([]byte("domian = \"lab\"\n"))
+	f.Add([]byte("domain = "))
+	f.Add(make([]byte, maxConfig+1))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		file := filepath.Join(t.TempDir(), "bubble.toml")
+		require.NoError(t, os.WriteFile(file, text, 0o600))
+		if c, err := readConfig(file); err == nil {
+			require.True(t, filepath.IsAbs(c.State) && filepath.IsAbs(c.Run) && filepath.IsAbs(c.TLS))
+		}
+	})
+}

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +18,9 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 )
+
+// maxConfig is the longest configuration file taken, in bytes.
+const maxConfig = 256 << 10
 
 // file is gateway.toml. The comments that a person reads are in template, beside init.
 type file struct {
@@ -71,9 +75,14 @@ func defaults() file {
 // readFile reads a configuration strictly: a key it does not know is an error, and relative paths count from the file.
 func readFile(path string) (gateway.Config, error) {
 	var none gateway.Config
-	raw, err := os.ReadFile(path)
+	in, err := os.Open(path)
 	if err != nil {
 		return none, &useError{fmt.Errorf("configuration: %w", err), "sdbox-gateway init makes one"}
+	}
+	defer in.Close()
+	raw, err := io.ReadAll(io.LimitReader(in, maxConfig+1))
+	if err != nil || len(raw) > maxConfig {
+		return none, errors.Join(fmt.Errorf("configuration %s: over %d bytes or unreadable", path, maxConfig), err)
 	}
 	f := defaults()
 	if err := toml.NewDecoder(bytes.NewReader(raw)).DisallowUnknownFields().Decode(&f); err != nil {

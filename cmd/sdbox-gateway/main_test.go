@@ -140,3 +140,43 @@ func TestConfigurationIsStrict(t *testing.T) {
 	require.Zero(t, code)
 	require.Contains(t, out, "config")
 }
+
+const goodConfig = `domain = "lab"
+name = "gw1"
+state = "state"
+language = "fr"
+references = ["key"]
+threshold = 1
+database = "postgres://db/x"
+[front_door]
+listen = ":443"
+endpoints = ["192.0.2.1:443"]
+max_waiting = 9
+[tunnel]
+lease = "10m" # of at most 15
+[devices]
+dir = "authority"
+[health]
+listen = "127.0.0.1:9090"
+`
+
+func FuzzConfig(f *testing.F) {
+	f.Add([]byte(goodConfig))
+	for old, changed := range map[string]string{
+		`"gw1"`: `"GW"`, `"10m"`: `"2h"`, `"10m" #`: `"x" #`, `domain = "lab"`: `domain = "A B"`, `"192.0.2.1:443"`: `"gw1"`, `["192.0.2.1:443"]`: `[]`, `"fr"`: `"de"`,
+		`"127.0.0.1:9090"`: `"0.0.0.0:9090"`, `state`: `stat`, `]`: ``, `"authority"`: `""`, `threshold = 1`: `threshold = 9`,
+		`"postgres://db/x"`: `"x.db"`, `max_waiting = 9`: `max_waiting = 0`, `["key"]`: `[]`,
+	} {
+		f.Add([]byte(strings.Replace(goodConfig, old, changed, 1)))
+	}
+	f.Add([]byte("state = \"\"\ndatabase = \"mysql://x\"\nsupport = \"" + strings.Repeat("x", 201) + "\"\n[tunnel]\nlisten = \"x\"\nlease = \"10h\"\n[health]\nlisten = \"9090\"\n"))
+	f.Add(make([]byte, maxConfig+1))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		file := filepath.Join(t.TempDir(), "gateway.toml")
+		require.NoError(t, os.WriteFile(file, text, 0o600))
+		if c, err := readFile(file); err == nil {
+			require.NoError(t, c.Check())
+			require.True(t, filepath.IsAbs(c.State) && filepath.IsAbs(c.TLS) && filepath.IsAbs(c.AuditKey))
+		}
+	})
+}

@@ -141,3 +141,20 @@ func foreign(t *testing.T) string {
 	other.ok("issue", "operator", "olga", "--pki", other.path("pki"), "--out", other.path("olga"))
 	return other.path("olga/cert.pem")
 }
+
+func FuzzMeasured(f *testing.F) {
+	digest := strings.Repeat("ab", 32)
+	for _, seed := range []string{
+		"ek " + digest + "\npcr 0 " + digest + "\npcr 23 " + digest + "\n", "pcr 24 " + digest, "pcr x " + digest, "pcr 1 ab", "pcr 1 " + digest + " more", "", "ek x",
+		strings.Repeat("p", maxMeasured+1), strings.Repeat("p", maxMeasured),
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		list, err := parseMeasured(text)
+		require.True(t, err != nil || len(list) > 0)
+		for _, p := range list {
+			require.LessOrEqual(t, p.Index, uint8(23))
+		}
+	})
+}

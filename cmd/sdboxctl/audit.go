@@ -116,13 +116,13 @@ type auditVerify struct {
 
 // Run checks the log with nothing but its verifier key.
 func (a *auditVerify) Run(out *printer) error {
-	key, err := os.ReadFile(a.Key)
+	key, err := readFile(a.Key)
 	if err != nil {
 		return fmt.Errorf("verifier key: %w", err)
 	}
 	var kept [][]byte
 	for _, path := range a.Checkpoint {
-		text, err := os.ReadFile(path)
+		text, err := readFile(path)
 		if err != nil {
 			return fmt.Errorf("checkpoint: %w", err)
 		}

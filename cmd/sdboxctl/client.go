@@ -23,6 +23,9 @@ import (
 // maxAnswer is the longest answer read from the gateway, in bytes; an audit export is streamed and not held to it.
 const maxAnswer = 16 << 20
 
+// maxConfig is the longest configuration file and the longest file of certificates taken, in bytes.
+const maxConfig = 1 << 20
+
 // config is the file ctl.toml. Relative paths count from the file.
 type config struct {
 	Gateway     string `toml:"gateway"`     // host:port of the console
@@ -40,7 +43,7 @@ type client struct {
 
 func readConfig(path string) (config, error) {
 	var c config
-	raw, err := os.ReadFile(path)
+	raw, err := readFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return c, hint(exitUsage, fmt.Errorf("there is no configuration file %s", path),
 			"name one with --config; it holds gateway, certificate, key and ca")
@@ -69,6 +72,19 @@ func readConfig(path string) (config, error) {
 	return c, nil
 }
 
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
+	if err == nil && len(raw) > maxConfig {
+		err = fmt.Errorf("%s: over %d bytes", path, maxConfig)
+	}
+	return raw, err
+}
+
 func newClient(path string) (*client, error) {
 	c, err := readConfig(path)
 	if err != nil {
@@ -91,7 +107,7 @@ func newClient(path string) (*client, error) {
 
 // readRoots takes the self-signed certificates of a file: ca.pem holds the issuing authorities too, which are not anchors here.
 func readRoots(path string) (*x509.CertPool, error) {
-	text, err := os.ReadFile(path)
+	text, err := readFile(path)
 	if err != nil {
 		return nil, err
 	}

@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 	"strings"
 	"time"
 
@@ -125,7 +124,7 @@ func (k *cardAdd) Run(ctx context.Context, c *cli, out *printer) error {
 		path string
 		into *string
 	}{{k.Certificate, &in.Certificate}, {k.Presence, &in.Presence}} {
-		text, err := os.ReadFile(f.path)
+		text, err := readFile(f.path)
 		if err != nil {
 			return fmt.Errorf("certificate: %w", err)
 		}
@@ -218,7 +217,7 @@ type referenceAdd struct {
 
 // Run stores the note.
 func (r *referenceAdd) Run(ctx context.Context, c *cli, out *printer) error {
-	text, err := os.ReadFile(r.Note)
+	text, err := readFile(r.Note)
 	if err != nil {
 		return fmt.Errorf("note: %w", err)
 	}

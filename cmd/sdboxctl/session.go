@@ -65,11 +65,11 @@ func (a *auditSession) Run(ctx context.Context, c *cli, out *printer) error {
 
 // roots reads what is believed beforehand. The domain is the one that the root certificate carries.
 func (a *auditSession) roots() (roots audit.Roots, key string, err error) {
-	text, err := os.ReadFile(a.Key)
+	text, err := readFile(a.Key)
 	if err != nil {
 		return roots, "", fmt.Errorf("verifier key: %w", err)
 	}
-	bundle, err := os.ReadFile(a.CA)
+	bundle, err := readFile(a.CA)
 	if err != nil {
 		return roots, "", fmt.Errorf("root certificate: %w", err)
 	}
@@ -86,7 +86,7 @@ func (a *auditSession) roots() (roots audit.Roots, key string, err error) {
 	}
 	var publics []string
 	for _, path := range a.Release {
-		public, err := os.ReadFile(path)
+		public, err := readFile(path)
 		if err != nil {
 			return roots, "", fmt.Errorf("release key: %w", err)
 		}
