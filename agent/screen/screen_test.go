@@ -161,3 +161,23 @@ func TestCursorBlendsInsideItsClipOnly(t *testing.T) {
 	}
 	c.Draw(m, image.Pt(-5, 39), m.Bounds()) // over two edges
 }
+
+func FuzzHeader(f *testing.F) {
+	header := func(w, h, stride uint32) []byte {
+		b := append([]byte(magic), make([]byte, offsetBegun)...)
+		for i, v := range []uint32{w, h, stride} {
+			binary.LittleEndian.PutUint32(b[len(magic)+4*i:], v)
+		}
+		return b
+	}
+	f.Add(header(1920, 1080, 7680))
+	f.Add(header(1920, 1080, 1))
+	f.Add(header(1<<31, 2, 8))
+	f.Add(header(0, 0, 0))
+	f.Add([]byte(magic))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if w, h, err := parseHeader(b); err == nil {
+			require.True(t, w > 0 && w <= MaxSide && h > 0 && h <= MaxSide)
+		}
+	})
+}

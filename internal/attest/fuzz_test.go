@@ -4,6 +4,7 @@ package attest
 
 import (
 	"bytes"
+	"encoding/pem"
 	"testing"
 	"time"
 
@@ -110,5 +111,20 @@ func FuzzEndorsementCertificate(f *testing.F) {
 			require.Equal(t, good, der)
 		}
 		_, _ = tpm.EKHash(der)
+	})
+}
+
+func FuzzEKRoots(f *testing.F) {
+	m := newMaker(f)
+	f.Add(m.roots)
+	f.Add(bytes.ReplaceAll(m.roots, []byte("CERTIFICATE"), []byte("PUBLIC KEY")))
+	f.Add(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: m.issue(f, "SLB9670", []int{2, 23, 133, 8, 1})}))
+	f.Add([]byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"))
+	f.Add(make([]byte, maxEKRoots+1))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		for _, domain := range []ident.Domain{ident.Lab, "sd.example.org"} {
+			roots, err := NewEKRoots(domain, text)
+			require.True(t, (roots == nil) == (err != nil))
+		}
 	})
 }

@@ -41,23 +41,33 @@ func TestXauthorityIsReadByXauth(t *testing.T) {
 	require.Regexp(t, `^\S*\s+MIT-MAGIC-COOKIE-1\s+[0-9a-f]{32}\n$`, string(out))
 }
 
-// FuzzFrame reads a request from a peer that says anything.
+// FuzzFrame reads what the other end says, as a bubble and as a gateway.
 func FuzzFrame(f *testing.F) {
-	var good bytes.Buffer
-	require.NoError(f, writeFrame(&good, request{Kind: kindOpen, Token: []byte("t"), Width: 1, Height: 2, Layout: "fr"}))
-	f.Add(good.Bytes())
+	for _, v := range []any{
+		request{Kind: kindOpen, Token: []byte("t"), Width: 1, Height: 2, Layout: "fr"},
+		reply{Code: 1, Accounts: []string{"durand"}},
+	} {
+		var good bytes.Buffer
+		require.NoError(f, writeFrame(&good, v))
+		f.Add(good.Bytes())
+		f.Add(good.Bytes()[:good.Len()-1])
+	}
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff})
 	f.Add([]byte{0, 0, 0, 1, 0xa0})
+	f.Add([]byte{0, 0, 0, 3, 0xa1, 0x09, 0x00}) // a field that is none
 	f.Fuzz(func(t *testing.T, b []byte) {
-		var req request
-		r := bytes.NewReader(b)
-		if readFrame(r, maxRequest, &req) != nil {
-			return
-		}
-		var again bytes.Buffer
-		require.NoError(t, writeFrame(&again, req))
-		var same request
-		require.NoError(t, readFrame(&again, maxRequest, &same))
-		require.Equal(t, req.Kind, same.Kind)
+		readBack[request](t, b, maxRequest)
+		readBack[reply](t, b, maxReply)
 	})
+}
+
+func readBack[V any](t *testing.T, b []byte, limit uint32) {
+	var v, same V
+	if readFrame(bytes.NewReader(b), limit, &v) != nil {
+		return
+	}
+	var again bytes.Buffer
+	require.NoError(t, writeFrame(&again, v))
+	require.NoError(t, readFrame(&again, limit, &same))
+	require.Equal(t, v, same)
 }

@@ -4,6 +4,7 @@ package ident
 
 import (
 	"net/url"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -53,4 +54,36 @@ func TestNamesAreBounded(t *testing.T) {
 	require.Error(t, CheckBubble("E"))
 	_, err := ParseDomain("a b")
 	require.Error(t, err)
+}
+
+func FuzzNames(f *testing.F) {
+	for _, seed := range []string{
+		NewID().String(), GUID{1, 2}.String(), "urn:uuid:" + GUID{7}.String(), "spiffe://boxes.lab/box/PARIS-0042", "lab", "epi", "PARIS-0042",
+		"spiffe://boxes.lab/box/PARIS-0042?q#f", "urn:oid:1", "URN:UUID:x", strings.Repeat("a", 300), "%", "A0000000-0000-0000-0000-000000000000",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if id, err := ParseID(s); err == nil {
+			require.Equal(t, s, id.String())
+		}
+		if g, err := ParseGUID(s); err == nil {
+			require.Equal(t, s, g.String())
+		}
+		if d, err := ParseDomain(s); err == nil {
+			require.NotEmpty(t, d.Gateway("gw1"))
+		}
+		_ = CheckBubble(s)
+		u, err := url.Parse(s)
+		if err != nil {
+			return
+		}
+		if g, err := ParsePersonURI(u); err == nil {
+			require.Equal(t, "urn:uuid:"+g.String(), strings.ToLower(u.Scheme)+":"+u.Opaque)
+		}
+		if serial, err := Domain("lab").ParseBox(u); err == nil {
+			require.Equal(t, "/box/"+serial, u.Path)
+			require.NoError(t, CheckSerial(serial))
+		}
+	})
 }

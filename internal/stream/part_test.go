@@ -5,7 +5,9 @@ package stream
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -203,4 +205,70 @@ func TestHostilePartsAreBoundedAndForgotten(t *testing.T) {
 	got := a.take(now.Add(time.Second))
 	require.NotEmpty(t, got)
 	require.True(t, bytes.Equal(noise(90_000, 2), got[len(got)-1].Data))
+}
+
+// FuzzSDP holds a session description to the certificate that the line named, before anything else reads it.
+func FuzzSDP(f *testing.F) {
+	c, err := NewCertificate()
+	require.NoError(f, err)
+	good := c.Fingerprint[:]
+	pairs := make([]string, len(good))
+	for i, b := range good {
+		pairs[i] = fmt.Sprintf("%02X", b)
+	}
+	line := "a=fingerprint:sha-256 " + strings.Join(pairs, ":") + "\r\n"
+	f.Add("v=0\r\nm=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\n"+line, good)
+	f.Add("v=0\r\n", good)
+	f.Add(line+"a=fingerprint:sha-256 00\r\n", good)
+	f.Add(line+strings.Repeat("m=video 9\n", maxMedia+1), good)
+	f.Add(strings.Repeat("a", MaxSDP+1), good)
+	f.Add(line, good[:31])
+	f.Fuzz(func(t *testing.T, sdp string, fingerprint []byte) {
+		if checkSDP(sdp, fingerprint) == nil {
+			require.Len(t, fingerprint, 32)
+			require.LessOrEqual(t, len(sdp), MaxSDP)
+			require.Contains(t, sdp, "a=fingerprint:")
+		}
+	})
+}
+
+// FuzzAssembler is a gateway whose packets come in any order, with any part in them. In said, each is a step of the sequence number,
+// n, index, count, and how long the box waits after it in 10 ms.
+func FuzzAssembler(f *testing.F) {
+	say := func(packets ...[5]byte) (said []byte) {
+		for _, p := range packets {
+			said = append(said, p[:]...)
+		}
+		return said
+	}
+	f.Add(say([5]byte{1, 1, 0, 2, 0}, [5]byte{1, 1, 1, 2, 0}, [5]byte{1, 2, 0, 1, 0}))                                                   // in order
+	f.Add(say([5]byte{2, 1, 1, 2, 1}, [5]byte{255, 1, 0, 2, 1}, [5]byte{0, 1, 0, 2, 1}))                                                 // the last first, then one again
+	f.Add(say([5]byte{1, 1, 0, 3, 0}, [5]byte{2, 1, 2, 3, 99}, [5]byte{1, 2, 0, 1, 0}, [5]byte{2, 4, 0, 1, 99}, [5]byte{1, 5, 0, 1, 0})) // a part lost for good
+	f.Add(say([5]byte{1, 1, 0, 2, 0}, [5]byte{1, 7, 1, 2, 0}, [5]byte{1, 8, 0, 1, 0}))                                                   // a part of another frame
+	f.Add(say([5]byte{1, 0, 0, 0, 0}, [5]byte{1, 1, 0, 1, 0}))                                                                           // the opening part
+	jump := say([5]byte{1, 1, 0, 2, 0})
+	for range 200 {
+		jump = append(jump, 127, 2, 0, 1, 0)
+	}
+	f.Add(jump) // further than the window
+	f.Fuzz(func(t *testing.T, said []byte) {
+		a, now, seq, given, made := newAssembler(), time.Unix(1, 0), uint16(65530), 0, 0
+		for ; len(said) >= 5; said = said[5:] {
+			seq += uint16(int8(said[0]))
+			p := part{n: uint32(said[1]), index: uint16(said[2]), count: uint16(said[3]), data: said[:1]}
+			if p.count == 0 {
+				p = part{}
+			} else if p.index >= p.count {
+				continue // parsePart lets none of these through
+			}
+			given += len(p.data)
+			a.add(seq, p, now)
+			now = now.Add(10 * time.Millisecond * time.Duration(said[4]))
+			for _, frame := range a.take(now) {
+				made += len(frame.Data)
+			}
+			require.Positive(t, a.wait(now))
+		}
+		require.LessOrEqual(t, made, given)
+	})
 }

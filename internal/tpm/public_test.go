@@ -3,7 +3,11 @@
 package tpm
 
 import (
+	"bytes"
+	"errors"
+	"net"
 	"testing"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/stretchr/testify/require"
@@ -93,5 +97,40 @@ func FuzzParsePublic(f *testing.F) {
 			require.NotEmpty(t, p.SPKI)
 			require.True(t, (p.RSA == nil) != (p.EC == nil))
 		}
+	})
+}
+
+// tape is a TPM's socket that says all it will say at once.
+type tape struct {
+	net.Conn
+	said *bytes.Reader
+}
+
+func (t tape) Read(b []byte) (int, error)  { return t.said.Read(b) }
+func (tape) Write(b []byte) (int, error)   { return len(b), nil }
+func (tape) SetDeadline(_ time.Time) error { return nil }
+func (tape) Close() error                  { return nil }
+
+func FuzzSocket(f *testing.F) {
+	retry := []byte{0x80, 1, 0, 0, 0, tpmHeader, 0, 0, 9, 0x22} // TPM_RC_RETRY
+	good := []byte{0x80, 1, 0, 0, 0, 12, 0, 0, 0, 0, 7, 7}
+	f.Add(good)
+	f.Add(append(bytes.Clone(retry), good...))
+	f.Add(bytes.Repeat(retry, 5))
+	f.Add(good[:11])
+	f.Add(good[:4])
+	f.Add([]byte{0x80, 1, 0, 0, 0, 9, 0, 0, 0, 0})
+	f.Add([]byte{0x80, 1, 0, 1, 0, 0, 0, 0, 0, 0})
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, said []byte) {
+		rest := bytes.NewReader(said)
+		s := &socket{dial: func() (net.Conn, error) {
+			if len(said) == 0 {
+				return nil, errors.New("nobody there")
+			}
+			return tape{said: rest}, nil
+		}}
+		response, err := s.Send(retry)
+		require.True(t, err != nil || len(response) >= tpmHeader && len(response) <= maxTPMResponse)
 	})
 }

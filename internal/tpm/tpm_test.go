@@ -36,7 +36,7 @@ type machine struct {
 	sim *tpmsim.Sim
 }
 
-func newMachine(t *testing.T) *machine {
+func newMachine(t testing.TB) *machine {
 	t.Helper()
 	dir := t.TempDir()
 	m := &machine{cfg: tpmsim.Config{Dir: dir, Socket: filepath.Join(dir, "s")}}
@@ -45,20 +45,20 @@ func newMachine(t *testing.T) *machine {
 	return m
 }
 
-func (m *machine) on(t *testing.T) {
+func (m *machine) on(t testing.TB) {
 	t.Helper()
 	var err error
 	m.sim, err = tpmsim.Start(t.Context(), m.cfg)
 	require.NoError(t, err)
 }
 
-func (m *machine) losePower(t *testing.T) {
+func (m *machine) losePower(t testing.TB) {
 	t.Helper()
 	require.NoError(t, m.sim.Stop())
 	m.on(t)
 }
 
-func (m *machine) open(t *testing.T) *tpm.TPM {
+func (m *machine) open(t testing.TB) *tpm.TPM {
 	t.Helper()
 	dev, err := tpm.Open(m.sim.Spec())
 	require.NoError(t, err)
@@ -81,7 +81,7 @@ func (m *machine) requireEmpty(t *testing.T) {
 	}
 }
 
-func selfSigned(t *testing.T, key crypto.Signer, serial int64, padding int) []byte {
+func selfSigned(t testing.TB, key crypto.Signer, serial int64, padding int) []byte {
 	t.Helper()
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(serial),
@@ -96,7 +96,7 @@ func selfSigned(t *testing.T, key crypto.Signer, serial int64, padding int) []by
 	return der
 }
 
-func deviceKey(t *testing.T, dev *tpm.TPM) crypto.Signer {
+func deviceKey(t testing.TB, dev *tpm.TPM) crypto.Signer {
 	t.Helper()
 	require.NoError(t, dev.EnsureDeviceKey())
 	key, err := dev.DeviceKey()

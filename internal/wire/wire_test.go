@@ -186,3 +186,28 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+func FuzzReadCanonical(f *testing.F) {
+	h := bytes.Repeat([]byte{0xab}, 32)
+	for _, v := range []any{
+		&Evidence{Quote: h, Signature: h, PCRs: []PCR{{Index: 4, Digest: h}}, AKPublic: h, TunnelKey: Key{9}, Previous: h},
+		&GrantClaims{Session: ident.ID{1}, Epoch: 2, Person: ident.ID{3}, Card: "c", Box: "PARIS-1", TunnelKey: Key{9}, Transcript: h, Method: "finger", Bubbles: []GrantLine{{"epi", 7}}},
+	} {
+		b, err := Canonical(v)
+		require.NoError(f, err)
+		f.Add(b)
+		f.Add(append(b, 0))
+	}
+	f.Add([]byte{0xa1, 0x02, 0x18, 0x01}) // 1 in two bytes
+	f.Add(make([]byte, maxCanonical+1))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, v := range []any{&Evidence{}, &GrantClaims{}} {
+			if ReadCanonical(b, v) != nil {
+				continue
+			}
+			again, err := Canonical(v)
+			require.NoError(t, err)
+			require.Equal(t, b, again)
+		}
+	})
+}

@@ -3,6 +3,7 @@
 package profile
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -369,5 +370,29 @@ func FuzzVerify(f *testing.F) {
 		if accepted > 1 {
 			t.Fatalf("one certificate passes for %d kinds", accepted)
 		}
+	})
+}
+
+func FuzzParseTrust(f *testing.F) {
+	w := newTown(f, "lab")
+	good := w.trust.PEM()
+	first := good[:bytes.Index(good, []byte("-----END"))+len("-----END CERTIFICATE-----\n")]
+	f.Add(good)
+	f.Add(first)
+	f.Add(good[len(first):])
+	f.Add(append(bytes.Clone(first), good...))
+	f.Add(append(bytes.Clone(good), "x"...))
+	f.Add(bytes.ReplaceAll(good, []byte("CERTIFICATE"), []byte("EC PRIVATE KEY")))
+	f.Add([]byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"))
+	f.Add(append(bytes.Clone(good), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: w.issue(Gateways, Gateway{Name: "gw1", Key: newKey(f).Public()}, nil)})...))
+	f.Add(make([]byte, 1<<20+1))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		trust, err := ParseTrust("lab", text)
+		if err != nil {
+			return
+		}
+		same, err := ParseTrust("lab", trust.PEM())
+		require.NoError(t, err)
+		require.Equal(t, trust.PEM(), same.PEM())
 	})
 }

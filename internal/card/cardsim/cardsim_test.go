@@ -16,6 +16,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -441,4 +442,33 @@ func TestSignatureIsTheKeys(t *testing.T) {
 	data, sw := send(t, s, "0087119A267C2482008120"+hex.EncodeToString(digest)+"00")
 	require.Equal(t, "9000", sw)
 	require.True(t, ecdsa.VerifyASN1(&key.PublicKey, digest, data[4:]))
+}
+
+// tape is a reader that says all it will say at once, and takes every answer.
+type tape struct {
+	net.Conn
+	said *bytes.Reader
+}
+
+func (t tape) Read(b []byte) (int, error) { return t.said.Read(b) }
+func (tape) Write(b []byte) (int, error)  { return len(b), nil }
+
+// FuzzReader is a hostile reader: frames of vpcd's protocol, with controls and commands in them.
+func FuzzReader(f *testing.F) {
+	apdu := must(hex.DecodeString(testSelect))
+	command := append([]byte{0, byte(len(apdu))}, apdu...)
+	f.Add(slices.Concat([]byte{0, 1, vpcdATR, 0, 1, vpcdOn}, command, []byte{0, 1, vpcdReset}, command, []byte{0, 1, vpcdOff}))
+	f.Add(slices.Concat([]byte{0, 1, vpcdATR, 0, 1, vpcdATR, 0, 1, vpcdATR}, command)) // seen, and never powered
+	f.Add(command)
+	f.Add([]byte{0, 1, 0x77})
+	f.Add([]byte{0, 1, vpcdOn, 0, 0, 0xff, 0xff, 1})
+	f.Add([]byte{0})
+	blank := newSim(f)
+	f.Fuzz(func(t *testing.T, said []byte) {
+		s := &Sim{profile: blank.profile, nvm: blank.nvm}
+		s.ram.verified = map[byte]bool{}
+		if s.serve(tape{said: bytes.NewReader(said)}) == nil {
+			t.Fatal("a stay without an end")
+		}
+	})
 }

@@ -98,3 +98,33 @@ func FuzzXCookie(f *testing.F) {
 	f.Add([]byte{0xff, 0xff, 0, 0, 0, 0, 0, 1, 'a', 0, 1, 'b'})
 	f.Fuzz(func(t *testing.T, file []byte) { _, _, _ = xCookie(file) })
 }
+
+// server is an X server that says all it will say, whatever it is asked.
+type server struct {
+	net.Conn
+	said *bytes.Reader
+}
+
+func (s server) Read(b []byte) (int, error) { return s.said.Read(b) }
+func (server) Write(b []byte) (int, error)  { return len(b), nil }
+
+func FuzzXSetup(f *testing.F) {
+	cookie := []byte{0xff, 0xff, 0, 0, 0, 0, 0, 1, 'a', 0, 1, 'b'}
+	good := make([]byte, 8+32+8+40)
+	good[0], good[6] = 1, 20 // accepted, and so many words
+	good[8+16] = 3           // of the vendor's name
+	good[8+32+4+38] = 24     // depth
+	f.Add(good, cookie)
+	shallow := bytes.Clone(good)
+	shallow[8+32+4+38] = 8
+	f.Add(shallow, cookie)
+	f.Add(append([]byte{0, 0, 0, 0, 0, 0, 1, 0}, "no.."...), cookie)
+	f.Add([]byte{1, 0, 0, 0, 0, 0, 1, 0, 1, 2, 3, 4}, cookie)
+	f.Add(append([]byte{1, 0, 0, 0, 0, 0, 8, 0}, bytes.Repeat([]byte{0xff}, 32)...), cookie)
+	f.Add([]byte{1, 0}, cookie)
+	f.Add([]byte{1, 0, 0, 0, 0, 0, 1, 0}, cookie)
+	f.Add(good, cookie[:5])
+	f.Fuzz(func(_ *testing.T, said, authority []byte) {
+		_, _, _ = xSetup(server{said: bytes.NewReader(said)}, authority)
+	})
+}

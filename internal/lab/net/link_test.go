@@ -33,3 +33,17 @@ func TestOnlyUDPIsBlocked(t *testing.T) {
 		require.Equal(t, c.udp, isUDP(c.frame), name)
 	}
 }
+
+func FuzzIsUDP(f *testing.F) {
+	f.Add(make([]byte, 10))
+	for _, kind := range []byte{0x00, 0xdd} { // IPv4, IPv6
+		frame := make([]byte, 60)
+		frame[22], frame[23] = 0x08, kind
+		if kind != 0 {
+			frame[22] = 0x86
+		}
+		f.Add(frame)
+	}
+	f.Add(make([]byte, 60))
+	f.Fuzz(func(_ *testing.T, frame []byte) { isUDP(frame) })
+}

@@ -190,3 +190,24 @@ func TestMain(m *testing.M) {
 	house.Main()
 	os.Exit(m.Run())
 }
+
+func FuzzInput(f *testing.F) {
+	for _, seed := range []string{
+		`[{"kind":"key","code":30,"down":1},{"kind":"move","x":7,"y":32767},{"kind":"button","button":"left","down":1},{"kind":"wheel","steps":-99}]`,
+		`[{"kind":"key","code":300}]`, `[{"kind":"move","x":-1}]`, `[{"kind":"button","button":"fourth"}]`, `[{"kind":"dance"}]`, `[{"kid":1}]`, `{`,
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, body string) {
+		var events []inputEvent
+		w := httptest.NewRecorder()
+		if !read(w, httptest.NewRequest("POST", "/boxes/B/input", strings.NewReader(body)), &events) {
+			require.Equal(t, http.StatusBadRequest, w.Code)
+			return
+		}
+		for _, e := range events {
+			raws, err := e.raw()
+			require.True(t, err != nil || len(raws) > 0 && len(raws) <= 3, "%+v: %d events", e, len(raws))
+		}
+	})
+}
