@@ -292,7 +292,7 @@ func FuzzFrame(f *testing.F) {
 	f.Add(r.frame(f, image.Rect(3, 3, 40, 40)))
 	r.source.Key = true
 	f.Add(r.frame(f))
-	f.Add([]byte{1, 1, 3, 0, 1})
+	f.Add([]byte{2, 1, 3, 0, 1})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r := newRoomOf(t, 160, 120)
 		require.NoError(t, r.Open(1, blue))

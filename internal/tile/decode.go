@@ -33,7 +33,8 @@ type Decoder struct {
 	scratch    []byte
 	stream     uint16
 	n, epoch   uint32
-	good       bool // the picture is the encoder's; false until a key frame
+	crc        uint32 // of what has been read of the frame under way
+	good       bool   // the picture is the encoder's; false until a key frame
 }
 
 // part feeds the zstd reader with one frame's body and ends there; the next frame continues.
@@ -86,7 +87,7 @@ func (d *Decoder) decode(frame []byte) (Update, error) {
 	if err := d.admit(h); err != nil {
 		return Update{}, err
 	}
-	d.in.rest = frame[HeaderLen:]
+	d.in.rest, d.crc = frame[HeaderLen:], extend(0, frame[:crcAt])
 	if h.Key() {
 		if err := d.begin(h); err != nil {
 			return Update{}, err
@@ -117,8 +118,8 @@ func (d *Decoder) decode(frame []byte) (Update, error) {
 	if len(d.in.rest) != 0 {
 		return Update{}, fmt.Errorf("%d bytes after the frame's end", len(d.in.rest))
 	}
-	if d.picture.checksum(copies, patches, u.Cursor) != h.CRC {
-		return Update{}, errors.New("checksum of changed pixels differs")
+	if d.picture.checksum(d.crc, copies, patches) != h.CRC {
+		return Update{}, errors.New("checksum differs")
 	}
 	d.good, d.stream, d.n, d.epoch = true, h.Stream, h.N, h.Epoch
 	u.Damage = damage(h, copies, patches)
@@ -131,6 +132,9 @@ func (d *Decoder) admit(h Header) error {
 		return fmt.Errorf("picture of %d x %d pixels: more than %d x %d", h.Width, h.Height, d.maxW, d.maxH)
 	}
 	if h.Key() {
+		if d.epoch != 0 && h.Stream == d.stream && int32(h.N-d.n) <= 0 {
+			return fmt.Errorf("key frame %d after frame %d: an old picture", h.N, d.n)
+		}
 		return nil
 	}
 	if !d.good {
@@ -155,9 +159,16 @@ func (d *Decoder) begin(h Header) error {
 	return nil
 }
 
+// read fills b from the stream and counts it in the checksum.
+func (d *Decoder) read(b []byte) error {
+	_, err := io.ReadFull(d.z, b)
+	d.crc = extend(d.crc, b)
+	return err
+}
+
 func (d *Decoder) readUint16() (int, error) {
 	var b [2]byte
-	if _, err := io.ReadFull(d.z, b[:]); err != nil {
+	if err := d.read(b[:]); err != nil {
 		return 0, fmt.Errorf("read count: %w", err)
 	}
 	return int(binary.BigEndian.Uint16(b[:])), nil
@@ -175,7 +186,7 @@ func (d *Decoder) readCopies() ([]Copy, error) {
 	area := 0
 	for i := range copies {
 		var b [copyBytes]byte
-		if _, err := io.ReadFull(d.z, b[:]); err != nil {
+		if err := d.read(b[:]); err != nil {
 			return nil, fmt.Errorf("read copy: %w", err)
 		}
 		at := func(i int) int { return int(binary.BigEndian.Uint16(b[i*2:])) }
@@ -194,7 +205,7 @@ func (d *Decoder) readCopies() ([]Copy, error) {
 
 func (d *Decoder) readCursor() (*Cursor, error) {
 	var b [8]byte
-	if _, err := io.ReadFull(d.z, b[:]); err != nil {
+	if err := d.read(b[:]); err != nil {
 		return nil, fmt.Errorf("read cursor: %w", err)
 	}
 	at := func(i int) int { return int(binary.BigEndian.Uint16(b[i*2:])) }
@@ -203,7 +214,7 @@ func (d *Decoder) readCursor() (*Cursor, error) {
 		return nil, fmt.Errorf("cursor of %d x %d pixels: more than %d", c.Width, c.Height, MaxCursor)
 	}
 	c.Pix = make([]byte, c.Width*c.Height*4)
-	if _, err := io.ReadFull(d.z, c.Pix); err != nil {
+	if err := d.read(c.Pix); err != nil {
 		return nil, fmt.Errorf("read cursor pixels: %w", err)
 	}
 	return c, c.check()
@@ -222,7 +233,7 @@ func (d *Decoder) readPatches() ([]image.Rectangle, error) {
 	last := -1
 	for i := range patches {
 		var b [patchBytes]byte
-		if _, err := io.ReadFull(d.z, b[:]); err != nil {
+		if err := d.read(b[:]); err != nil {
 			return nil, fmt.Errorf("read patch: %w", err)
 		}
 		at := int(binary.BigEndian.Uint16(b[:]))

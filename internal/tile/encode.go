@@ -86,7 +86,7 @@ func (e *Encoder) Encode(s Source) ([]byte, error) {
 		h.Flags |= FlagCursor
 	}
 	e.describe(now, copies, cursor)
-	h.CRC = now.checksum(copies, e.patches, cursor)
+	h.CRC = now.checksum(extend(extend(0, h.appendTo(nil)[:crcAt]), e.head), copies, e.patches)
 	return e.compress(h, now)
 }
 

@@ -14,8 +14,10 @@
 //	u16 patches  {u16 tile, u8 x y, u8 w-1 h-1}        in rising tile order, at most one for each tile of 64 x 64
 //	pixels       BGRX rows of each patch
 //
-// A key frame starts an epoch, a new zstd stream and a black picture. The CRC (32C) covers the rows of all copied and
-// patched rectangles as they are after the frame, then the cursor's pixels.
+// A key frame starts an epoch, a new zstd stream and a black picture. The CRC (32C) covers the header before it, what stands in the
+// stream before the pixels, and the rows of all copied and patched rectangles as they are after the frame.
+//
+// Copies come from the desktop where it tells of them; the Encoder looks for the others itself.
 package tile
 
 import (
@@ -38,7 +40,7 @@ const (
 
 // The header's constants.
 const (
-	Version    = 1
+	Version    = 2
 	CodecZstd  = 1
 	FlagKey    = 1 << 0 // first frame of an epoch: needs nothing from before
 	FlagCursor = 1 << 1 // the frame carries the cursor's shape
@@ -46,6 +48,7 @@ const (
 )
 
 const (
+	crcAt       = HeaderLen - 4
 	windowBytes = 1 << 20
 	copyBytes   = 12
 	patchBytes  = 6
@@ -180,13 +183,11 @@ func (p picture) move(c Copy) {
 	}
 }
 
-// checksum is the frame's CRC over the rectangles of copies and patches, then the cursor.
-func (p picture) checksum(copies []Copy, patches []image.Rectangle, cursor *Cursor) uint32 {
-	table := crc32.MakeTable(crc32.Castagnoli)
-	var crc uint32
+// checksum goes on from crc over the rows of all copies and patches.
+func (p picture) checksum(crc uint32, copies []Copy, patches []image.Rectangle) uint32 {
 	add := func(r image.Rectangle) {
 		for y := r.Min.Y; y < r.Max.Y; y++ {
-			crc = crc32.Update(crc, table, p.row(r, y))
+			crc = extend(crc, p.row(r, y))
 		}
 	}
 	for _, c := range copies {
@@ -195,8 +196,9 @@ func (p picture) checksum(copies []Copy, patches []image.Rectangle, cursor *Curs
 	for _, r := range patches {
 		add(r)
 	}
-	if cursor != nil {
-		crc = crc32.Update(crc, table, cursor.Pix)
-	}
 	return crc
+}
+
+func extend(crc uint32, b []byte) uint32 {
+	return crc32.Update(crc, crc32.MakeTable(crc32.Castagnoli), b)
 }

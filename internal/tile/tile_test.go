@@ -181,8 +181,8 @@ func TestNewStreamStartsWithKeyFrame(t *testing.T) {
 
 // TestEveryDamagedByteIsRefusedOrHarmless flips each byte of a frame: the decoder must refuse it or show the same.
 func TestEveryDamagedByteIsRefusedOrHarmless(t *testing.T) {
-	e, d := pair(t)
-	k := newDesk(150, 100, 6)
+	e, _ := pair(t)
+	k := newDesk(70, 50, 6)
 	k.fill(k.bounds(), true)
 	first, err := e.Encode(k.source())
 	require.NoError(t, err)
@@ -191,26 +191,32 @@ func TestEveryDamagedByteIsRefusedOrHarmless(t *testing.T) {
 	s.Cursor = &Cursor{Width: 1, Height: 1, Pix: []byte{9, 9, 9, 255}}
 	second, err := e.Encode(s)
 	require.NoError(t, err)
+	after := func(bad []byte, check func(d *Decoder, u Update, err error)) {
+		d, err := NewDecoder(70, 50)
+		require.NoError(t, err)
+		defer d.Close()
+		_, err = d.Decode(first)
+		require.NoError(t, err)
+		u, err := d.Decode(bad)
+		check(d, u, err)
+	}
 	for i := range second {
 		bad := append([]byte(nil), second...)
 		bad[i] ^= 0x41
-		_, err := d.Decode(first)
-		require.NoError(t, err)
-		u, err := d.Decode(bad)
-		if err != nil {
-			require.ErrorIs(t, err, ErrNeedKey)
-			continue
-		}
-		pix, _, _ := d.Pixels()
-		require.Equal(t, k.pix, pix, "byte %d", i)
-		require.Equal(t, s.Cursor, u.Cursor)
+		after(bad, func(d *Decoder, u Update, err error) {
+			if err != nil {
+				require.ErrorIs(t, err, ErrNeedKey)
+				return
+			}
+			pix, _, _ := d.Pixels()
+			require.Equal(t, k.pix, pix, "byte %d", i)
+			require.Equal(t, s.Cursor, u.Cursor)
+		})
+		after(second[:i], func(_ *Decoder, _ Update, err error) { require.ErrorIs(t, err, ErrNeedKey, "cut at %d", i) })
 	}
-	for i := range second {
-		_, err := d.Decode(first)
-		require.NoError(t, err)
-		_, err = d.Decode(second[:i])
-		require.ErrorIs(t, err, ErrNeedKey, "cut at %d", i)
-	}
+	after(first, func(_ *Decoder, _ Update, err error) {
+		require.ErrorIs(t, err, ErrNeedKey, "the picture from before, again")
+	})
 }
 
 func TestPictureLargerThanAllowedIsRefused(t *testing.T) {
@@ -264,12 +270,19 @@ func TestGoldenFramesStillDecode(t *testing.T) {
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// pack makes a key frame of 100 x 80 pixels with this content, whatever it says.
+// pack makes a key frame of 100 x 80 pixels with this content, whatever it says. Its checksum is right where there are no copies.
 func pack(t testing.TB, flags uint8, content []byte) []byte {
 	z, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(windowBytes))
 	require.NoError(t, err)
 	h := Header{Codec: CodecZstd, Flags: FlagKey | flags, N: 1, Epoch: 1, Width: 100, Height: 80}
+	h.CRC = extend(extend(0, h.appendTo(nil)[:crcAt]), content)
 	return z.EncodeAll(content, h.appendTo(nil))
+}
+
+// resized gives a frame a picture one pixel wider.
+func resized(frame []byte) []byte {
+	frame[14]++
+	return frame
 }
 
 func numbers(vs ...int) (b []byte) {
@@ -300,7 +313,8 @@ func TestHostileFrameIsRefused(t *testing.T) {
 		"patches out of order":   pack(t, 0, append(append(numbers(0, 2), patch(1, 0, 0, 0, 0)...), patch(1, 1, 1, 0, 0)...)),
 		"pixels cut short":       pack(t, 0, append(append(numbers(0, 1), patch(0, 0, 0, 9, 9)...), 1, 2, 3)),
 		"too many pixels":        pack(t, 0, append(numbers(0, 0), make([]byte, 1<<20)...)),
-		"wrong checksum":         pack(t, 0, append(append(numbers(0, 1), patch(0, 0, 0, 0, 0)...), 1, 2, 3, 0)),
+		"wrong checksum":         pack(t, 0, numbers(1, 0, 0, 50, 20, 5, 5, 0)),
+		"another size":           resized(pack(t, 0, numbers(0, 0))),
 	} {
 		_, err := d.Decode(frame)
 		require.ErrorIs(t, err, ErrNeedKey, name)
@@ -314,10 +328,10 @@ func FuzzContent(f *testing.F) {
 	f.Add(uint8(0), numbers(0, 0))
 	f.Add(uint8(0), numbers(1, 0, 0, 50, 20, 5, 5, 0))
 	f.Add(uint8(FlagCursor), append(numbers(0, 1, 1, 0, 0), 1, 2, 3, 4, 0, 1, 0, 0, 1, 1, 0, 0, 9, 9, 9, 0))
-	d, err := NewDecoder(128, 128)
-	require.NoError(f, err)
-	f.Cleanup(d.Close)
 	f.Fuzz(func(t *testing.T, flags uint8, content []byte) {
+		d, err := NewDecoder(128, 128)
+		require.NoError(t, err)
+		defer d.Close()
 		if _, err := d.Decode(pack(t, flags&FlagCursor, content)); err != nil {
 			require.ErrorIs(t, err, ErrNeedKey)
 		}
@@ -338,10 +352,10 @@ func FuzzDecode(f *testing.F) {
 	f.Add(first, second)
 	f.Add(second, first)
 	f.Add(first[:40], second[:40])
-	d, err := NewDecoder(128, 128)
-	require.NoError(f, err)
-	f.Cleanup(d.Close)
 	f.Fuzz(func(t *testing.T, a, b []byte) {
+		d, err := NewDecoder(128, 128)
+		require.NoError(t, err)
+		defer d.Close()
 		for _, frame := range [][]byte{a, b} {
 			if _, err := d.Decode(frame); err != nil {
 				require.ErrorIs(t, err, ErrNeedKey)
