@@ -23,6 +23,14 @@ const maxInFlight = 2
 // later than this was lost with the link's state, and the box will ask for a key frame if it missed more.
 const ackPatience = 500 * time.Millisecond
 
+// doubtAfter is how long the newest frame may stay unacknowledged while nothing follows it. The box does not miss what it never heard
+// of: an outage may take a frame with all its repeats. Each doubt doubles the time, up to sixteen times, so that a link too slow for
+// a whole picture is not given more of them.
+const (
+	doubtAfter = time.Second
+	maxDoubts  = 4
+)
+
 // keyPace is the least time between two key frames: a box may ask for one whenever it likes, and each costs a whole picture.
 const keyPace = 150 * time.Millisecond
 
@@ -89,6 +97,7 @@ type pump struct {
 	done   chan struct{}
 	sent   uint32
 	frames int
+	doubts int       // whole pictures sent for want of an acknowledgement, since the last one
 	keyAt  time.Time // when the last key frame was begun
 }
 
@@ -142,7 +151,9 @@ func (p *pump) whole(ctx context.Context) error {
 // frame waits for a change and sends it.
 func (p *pump) frame(ctx context.Context) error {
 	var frame []byte
-	err := p.from.Next(ctx, func(u desktop.Update) error {
+	waiting, cancel := p.patient(ctx)
+	defer cancel()
+	err := p.from.Next(waiting, func(u desktop.Update) error {
 		if ctx.Err() != nil {
 			return ctx.Err() // a detach or switch came first: this picture goes nowhere
 		}
@@ -150,6 +161,10 @@ func (p *pump) frame(ctx context.Context) error {
 		frame, err = p.media.encoder.Encode(p.source(u))
 		return err
 	})
+	if err != nil && ctx.Err() == nil && waiting.Err() != nil {
+		p.doubt()
+		return nil
+	}
 	if err != nil || frame == nil {
 		return err
 	}
@@ -165,6 +180,29 @@ func (p *pump) frame(ctx context.Context) error {
 	p.sent = h.N
 	p.frames++
 	return err
+}
+
+// doubt has the whole picture sent again if the box still has not acknowledged the newest frame. If it has meanwhile, a change may
+// have been under way when the wait ended: all is compared again.
+func (p *pump) doubt() {
+	if p.behind() {
+		p.doubts = min(p.doubts+1, maxDoubts)
+		p.flow.key.Store(true)
+		return
+	}
+	p.from.Refresh()
+}
+
+// behind says whether the box has not acknowledged the newest frame.
+func (p *pump) behind() bool { return int32(p.sent-p.flow.newest.Load()) > 0 }
+
+// patient is ctx, bounded while an acknowledgement is missing.
+func (p *pump) patient(ctx context.Context) (context.Context, context.CancelFunc) {
+	if !p.behind() {
+		p.doubts = 0
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, doubtAfter<<p.doubts)
 }
 
 func (p *pump) source(u desktop.Update) tile.Source {

@@ -132,6 +132,20 @@ func (h *house) audit(id ident.ID) []string {
 
 // What was typed into one bubble never reaches another: not by the slow way while the switch took the fast one, not held back and sent
 // after it, not by a box that counts wrong.
+// TestFrameLostWithAllItsRepeatsIsMadeGood has the box take a frame and say nothing of it, as if it had never come; nothing moves on
+// the desktop after it.
+func TestFrameLostWithAllItsRepeatsIsMadeGood(t *testing.T) {
+	h := newHouse(t)
+	b := h.boot(1)
+	b.finger(h.card)
+	b.attach("epi", 1)
+	expect[*wire.Attached](b)
+	b.sees("epi", 1)
+	h.desktop("epi").Draw(99)
+	require.False(t, (<-b.media.Frames()).Gap)
+	b.sees("epi", 1)
+}
+
 func TestKeysOfOneBubbleNeverReachAnother(t *testing.T) {
 	h := newHouse(t)
 	b := h.boot(1)
