@@ -83,9 +83,8 @@ func TestBearerCarriesTheTunnelOfABoxWithALease(t *testing.T) {
 	require.Eventually(t, func() bool { return moves() == 1 }, 5*time.Second, 10*time.Millisecond, "another bearer is an event")
 	require.NoError(t, c.line.Close())
 	require.Eventually(t, func() bool {
-		g.door.mu.Lock()
-		defer g.door.mu.Unlock()
-		return len(g.door.sources) == 0
+		waiting, _ := g.door.crowd.size()
+		return waiting == 0
 	}, 5*time.Second, 10*time.Millisecond, "a bearer takes no place of those that wait at the door")
 
 	// The box is locked while it works; that it moves is when the door decides again.

@@ -50,8 +50,8 @@ const (
 	silence          = 20 * time.Second
 )
 
-// perSource is how many connections one address (a /64 for IPv6) may hold at once: a site behind one address has tens of boxes.
-const perSource = 32
+// breath is how long the door waits when the system has no room for another connection.
+const breath = 50 * time.Millisecond
 
 // MaxLease is the longest life of a lease (architecture.md 3).
 const MaxLease = 15 * time.Minute
@@ -85,12 +85,13 @@ type Door struct {
 	conf Config
 	spki []byte // of the gateway's certificate
 
+	crowd *crowd
+
 	granting sync.Mutex // held while a peer is made, so that a lease and its peer are the same one
 
 	mu        sync.Mutex
 	leases    map[netip.Addr]lease        // guarded by mu; by inner address
 	history   map[string][]attest.Binding // guarded by mu; by serial, the newest last
-	sources   map[netip.Prefix]int        // guarded by mu; open connections
 	strangers []time.Time                 // guarded by mu; refusals of machines that are not registered
 }
 
@@ -113,7 +114,7 @@ func New(conf Config) (*Door, error) {
 	if conf.Log == nil {
 		conf.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Door{conf: conf, spki: spki, leases: map[netip.Addr]lease{}, history: map[string][]attest.Binding{}, sources: map[netip.Prefix]int{}}, nil
+	return &Door{conf: conf, spki: spki, crowd: newCrowd(conf.MaxWaiting), leases: map[netip.Addr]lease{}, history: map[string][]attest.Binding{}}, nil
 }
 
 // tlsConfig accepts TLS 1.3 with the hybrid key exchange and nothing else. There are no tickets: a resumed session would skip the
@@ -139,74 +140,42 @@ func (d *Door) tlsConfig() *tls.Config {
 	}
 }
 
-// Serve answers on a TCP listener until ctx ends, and returns when the last connection is closed. It owns the listener. More
-// connections than MaxWaiting, or than one source may hold, are closed at once.
+// Serve answers on a TCP listener until ctx ends, and returns when the last connection is closed. It owns the listener. Of those that
+// have proved nothing yet there are at most MaxWaiting, and few of one source: the newest take the places of the oldest.
 func (d *Door) Serve(ctx context.Context, ln net.Listener) error {
 	var all sync.WaitGroup
 	defer all.Wait()
 	stop := context.AfterFunc(ctx, func() { ln.Close() })
 	defer stop()
 	conf := d.tlsConfig()
-	places := make(chan struct{}, d.conf.MaxWaiting)
 	for {
 		conn, err := ln.Accept()
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				conn.Close()
+			}
 			return nil
-		}
-		if err != nil {
+		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("front door: %w", err)
+		case err != nil: // out of descriptors or memory, or a connection that ended before it began: no reason to shut the door
+			d.conf.Log.Warn("accept", "room", "frontdoor", "err", err)
+			d.crowd.relieve()
+			select {
+			case <-time.After(breath):
+			case <-ctx.Done():
+			}
+			continue
 		}
-		source, ok := d.enter(conn)
+		g, ok := d.crowd.enter(conn)
 		if !ok {
 			conn.Close()
 			continue
 		}
-		select {
-		case places <- struct{}{}:
-			all.Go(func() {
-				release := sync.OnceFunc(func() {
-					d.leave(source)
-					<-places
-				})
-				defer release()
-				d.serve(ctx, conn, conf, release)
-			})
-		default:
-			d.leave(source)
-			conn.Close()
-		}
-	}
-}
-
-// enter counts a connection of a source.
-func (d *Door) enter(conn net.Conn) (netip.Prefix, bool) {
-	peer, err := netip.ParseAddrPort(conn.RemoteAddr().String())
-	if err != nil {
-		return netip.Prefix{}, false
-	}
-	addr := peer.Addr().Unmap().WithZone("")
-	bits := 32
-	if addr.Is6() {
-		bits = 64
-	}
-	source, err := addr.Prefix(bits)
-	if err != nil {
-		return netip.Prefix{}, false
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.sources[source] >= perSource {
-		return source, false
-	}
-	d.sources[source]++
-	return source, true
-}
-
-func (d *Door) leave(source netip.Prefix) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.sources[source]--; d.sources[source] == 0 {
-		delete(d.sources, source)
+		all.Go(func() {
+			defer d.crowd.leave(g)
+			d.serve(ctx, g, conf)
+		})
 	}
 }
 
@@ -223,11 +192,11 @@ type visit struct {
 	nonce    nonce
 }
 
-// serve answers one connection. A bearer releases its place among those that have proved nothing yet.
-func (d *Door) serve(ctx context.Context, conn net.Conn, conf *tls.Config, release func()) {
-	defer conn.Close()
-	secure := tls.Server(conn, conf)
-	from := conn.RemoteAddr().String()
+// serve answers one connection. A bearer gives its place back: there is one for each lease.
+func (d *Door) serve(ctx context.Context, g *guest, conf *tls.Config) {
+	defer g.conn.Close()
+	secure := tls.Server(g.conn, conf)
+	from := g.conn.RemoteAddr().String()
 	limited, cancel := context.WithTimeout(ctx, handshakeTime)
 	err := secure.HandshakeContext(limited)
 	cancel()
@@ -235,21 +204,21 @@ func (d *Door) serve(ctx context.Context, conn net.Conn, conf *tls.Config, relea
 	case err != nil:
 		err = fmt.Errorf("handshake: %w", err)
 	case secure.ConnectionState().NegotiatedProtocol == BearerALPN:
-		err = d.carry(ctx, secure, release)
+		err = d.carry(ctx, secure, func() { d.crowd.leave(g) })
 	default:
-		err = d.converse(ctx, secure, from)
+		err = d.converse(ctx, secure, from, g)
 	}
 	if err != nil {
 		d.conf.Log.Info("visit ended", "room", "frontdoor", "from", from, "err", err)
 	}
 }
 
-func (d *Door) converse(ctx context.Context, conn *tls.Conn, from string) error {
+func (d *Door) converse(ctx context.Context, conn *tls.Conn, from string, g *guest) error {
 	ctx, cancel := context.WithTimeout(ctx, conversationTime)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { conn.NetConn().Close() }) // whatever it waits for
 	defer stop()
-	v, err := d.welcome(conn, from)
+	v, err := d.welcome(conn, from, g)
 	if err != nil {
 		return err
 	}
@@ -260,7 +229,7 @@ func (d *Door) converse(ctx context.Context, conn *tls.Conn, from string) error 
 }
 
 // welcome exchanges Hellos.
-func (d *Door) welcome(conn *tls.Conn, from string) (*visit, error) {
+func (d *Door) welcome(conn *tls.Conn, from string, g *guest) (*visit, error) {
 	cs := conn.ConnectionState()
 	v := &visit{door: d, from: from}
 	var err error
@@ -273,6 +242,7 @@ func (d *Door) welcome(conn *tls.Conn, from string) (*visit, error) {
 		if v.box, err = d.conf.Trust.VerifyBox(leaf.Raw, time.Now()); err != nil {
 			return nil, err
 		}
+		d.crowd.know(g, v.box.Serial)
 		v.device, v.der, v.hash, hello.Box = leaf.RawSubjectPublicKeyInfo, leaf.Raw, sha256.Sum256(leaf.Raw), v.box.Serial
 	}
 	if v.line, err = line.New(conn, wire.FromBox, silence); err != nil {
