@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"time"
@@ -98,6 +99,9 @@ func newClient(path string) (*client, error) {
 	if err != nil {
 		return nil, hint(exitUsage, fmt.Errorf("root certificate: %w", err), "ca names the file ca.pem that sdbox-pki issue operator made")
 	}
+	if err := checkOperator(pair, c.CA, time.Now()); err != nil {
+		return nil, err
+	}
 	conf := &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: roots, MinVersion: tls.VersionTLS13, ServerName: c.Name}
 	return &client{base: "https://" + c.Gateway, http: &http.Client{
 		Timeout:   5 * time.Minute,
@@ -162,8 +166,11 @@ func (c *client) send(ctx context.Context, method, path string, body io.Reader) 
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return nil, hint(exitUnreachable, fmt.Errorf("the gateway at %s cannot be asked: %w", c.base, err),
-			"is it running, is the address right, and is the operator certificate still valid?")
+		var u *url.Error
+		if errors.As(err, &u) {
+			err = u.Err // without the request's address, which says nothing to who asked
+		}
+		return nil, unanswered(c.base, err)
 	}
 	if resp.StatusCode < 300 {
 		return resp, nil

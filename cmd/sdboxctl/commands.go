@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/url"
 	"strings"
 	"time"
 
@@ -79,7 +80,7 @@ type boxRetire struct {
 
 // Run retires the box.
 func (b *boxRetire) Run(ctx context.Context, c *cli, out *printer) error {
-	return ask[struct{}](ctx, c, out, "POST", "boxes/"+b.Serial+"/retire", console.Reason{Reason: b.Reason})
+	return ask[struct{}](ctx, c, out, "POST", "boxes/"+url.PathEscape(b.Serial)+"/retire", console.Reason{Reason: b.Reason})
 }
 
 type personCmd struct {
@@ -147,7 +148,7 @@ type cardRevoke struct {
 
 // Run revokes the card.
 func (k *cardRevoke) Run(ctx context.Context, c *cli, out *printer) error {
-	return ask[struct{}](ctx, c, out, "POST", "cards/"+k.GUID+"/revoke", console.Reason{Reason: k.Reason})
+	return ask[struct{}](ctx, c, out, "POST", "cards/"+url.PathEscape(k.GUID)+"/revoke", console.Reason{Reason: k.Reason})
 }
 
 type bubbleCmd struct {
@@ -254,7 +255,7 @@ type lockLift struct {
 
 // Run lifts the lock.
 func (l *lockLift) Run(ctx context.Context, c *cli, out *printer) error {
-	return ask[struct{}](ctx, c, out, "POST", "locks/"+l.ID+"/lift", console.Reason{Reason: l.Reason})
+	return ask[struct{}](ctx, c, out, "POST", "locks/"+url.PathEscape(l.ID)+"/lift", console.Reason{Reason: l.Reason})
 }
 
 type lockList struct{}
@@ -278,7 +279,7 @@ type messageCmd struct {
 
 // Run sends the message.
 func (m *messageCmd) Run(ctx context.Context, c *cli, out *printer) error {
-	return ask[struct{}](ctx, c, out, "POST", "sessions/"+m.Session+"/message", console.Message{Text: m.Text})
+	return ask[struct{}](ctx, c, out, "POST", "sessions/"+url.PathEscape(m.Session)+"/message", console.Message{Text: m.Text})
 }
 
 type cutCmd struct {
@@ -288,7 +289,7 @@ type cutCmd struct {
 
 // Run cuts the session.
 func (s *cutCmd) Run(ctx context.Context, c *cli, out *printer) error {
-	return ask[struct{}](ctx, c, out, "POST", "sessions/"+s.Session+"/cut", console.Cut{Reason: s.Reason})
+	return ask[struct{}](ctx, c, out, "POST", "sessions/"+url.PathEscape(s.Session)+"/cut", console.Cut{Reason: s.Reason})
 }
 
 type whyCmd struct {
@@ -297,5 +298,5 @@ type whyCmd struct {
 
 // Run says what the audit log knows.
 func (w *whyCmd) Run(ctx context.Context, c *cli, out *printer) error {
-	return ask[[]console.Why](ctx, c, out, "GET", "refusals/"+w.Code, nil)
+	return ask[[]console.Why](ctx, c, out, "GET", "refusals/"+url.PathEscape(w.Code), nil)
 }

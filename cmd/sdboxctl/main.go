@@ -3,8 +3,9 @@
 // Command sdboxctl is the operators' and IT's hand on a gateway: it registers boxes, people, cards and bubbles, shows and cuts
 // sessions, and checks the audit log. It speaks the console's API with an operator certificate; audit verify needs no gateway.
 //
-// Exit codes: 0 done; 1 failed; 2 wrong use; 3 no such thing; 4 not allowed; 5 already there, or its state forbids it;
-// 6 the gateway does not answer; 7 the audit log, or the evidence of a session, does not verify.
+// Exit codes: 0 done; 1 failed; 2 wrong use; 3 no such thing; 4 not allowed: the operator certificate has ended or is none; 5 already
+// there, or its state forbids it; 6 the gateway does not answer, or another one does; 7 the audit log, or the evidence of a session,
+// does not verify. What is wrong stands on standard error, with a hint on what to do; with --json as {"error", "hint", "exit"}.
 package main
 
 import (
@@ -13,6 +14,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -33,14 +35,14 @@ func run(ctx context.Context, args []string, out, errs io.Writer) int {
 		kong.Writers(out, errs), kong.UsageOnError(), kong.Exit(func(code int) { exited = code }), kong.Vars{"config": "/etc/sdbox/ctl.toml"},
 		kong.BindTo(ctx, (*context.Context)(nil)))
 	if err != nil {
-		return report(errs, fmt.Errorf("command line: %w", err))
+		return report(errs, fmt.Errorf("command line: %w", err), false)
 	}
 	k, err := parser.Parse(args)
 	if exited >= 0 {
 		return exited // --help has been printed
 	}
 	if err != nil {
-		return report(errs, hint(exitUsage, err, "sdboxctl --help lists the commands"))
+		return report(errs, hint(exitUsage, err, "sdboxctl --help lists the commands"), slices.Contains(args, "--json"))
 	}
-	return report(errs, k.Run(&printer{w: out, json: c.JSON}, &c))
+	return report(errs, k.Run(&printer{w: out, json: c.JSON}, &c), c.JSON)
 }

@@ -82,7 +82,11 @@ func (p *printer) more(t io.Writer, v any) {
 	case []console.Session:
 		row(t, "SESSION", "PERSON", "BOX", "BUBBLE", "STATE", "SINCE")
 		for _, x := range v {
-			row(t, x.ID, x.Person, x.Box, x.Bubble, x.State, stamp(x.Since))
+			state := x.State
+			if !x.LostSince.IsZero() {
+				state += ", line lost since " + stamp(x.LostSince)
+			}
+			row(t, x.ID, x.Person, x.Box, x.Bubble, state, stamp(x.Since))
 		}
 	case []console.Why:
 		why(t, v)

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -32,17 +33,32 @@ func (p *problem) Unwrap() error { return p.err }
 
 func hint(code int, err error, text string) error { return &problem{code: code, err: err, hint: text} }
 
-func report(errs io.Writer, err error) int {
+// failure is how --json tells an error, on standard error.
+type failure struct {
+	Error string `json:"error"`
+	Hint  string `json:"hint,omitempty"`
+	Exit  int    `json:"exit"`
+}
+
+// report tells an error, in words or as JSON, and returns the exit code.
+func report(errs io.Writer, err error, asJSON bool) int {
 	if err == nil {
 		return exitDone
 	}
-	fmt.Fprintln(errs, "sdboxctl:", err)
+	f := failure{Error: err.Error(), Exit: exitFailed}
 	var p *problem
-	if !errors.As(err, &p) {
-		return exitFailed
+	if errors.As(err, &p) {
+		f.Hint, f.Exit = p.hint, p.code
 	}
-	if p.hint != "" {
-		fmt.Fprintln(errs, "hint:", p.hint)
+	if asJSON {
+		if json.NewEncoder(errs).Encode(f) != nil {
+			return exitFailed // nobody reads it
+		}
+		return f.Exit
 	}
-	return p.code
+	fmt.Fprintln(errs, "sdboxctl:", f.Error)
+	if f.Hint != "" {
+		fmt.Fprintln(errs, "hint:", f.Hint)
+	}
+	return f.Exit
 }

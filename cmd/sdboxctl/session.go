@@ -4,8 +4,6 @@ package main
 
 import (
 	"context"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -15,7 +13,6 @@ import (
 	"sdbox/firmware/reference"
 	"sdbox/gateway/audit"
 	"sdbox/internal/ident"
-	"sdbox/pki/profile"
 )
 
 type auditSession struct {
@@ -63,26 +60,14 @@ func (a *auditSession) Run(ctx context.Context, c *cli, out *printer) error {
 		Gateway: r.Gateway, LoggedIn: stamp(r.LoggedIn), Last: stamp(r.Last), Attestations: r.Attestations, Grants: r.Grants, Resumes: r.Resumes, Bubbles: r.Bubbles, Rows: r.Rows})
 }
 
-// roots reads what is believed beforehand. The domain is the one that the root certificate carries.
+// roots reads what is believed beforehand.
 func (a *auditSession) roots() (roots audit.Roots, key string, err error) {
 	text, err := readFile(a.Key)
 	if err != nil {
 		return roots, "", fmt.Errorf("verifier key: %w", err)
 	}
-	bundle, err := readFile(a.CA)
-	if err != nil {
-		return roots, "", fmt.Errorf("root certificate: %w", err)
-	}
-	block, _ := pem.Decode(bundle)
-	if block == nil {
-		return roots, "", hint(exitUsage, fmt.Errorf("%s: no certificate in it", a.CA), "it is the ca.pem that sdbox-pki writes beside every certificate")
-	}
-	first, err := x509.ParseCertificate(block.Bytes)
-	if err != nil || len(first.Subject.Organization) != 1 {
-		return roots, "", hint(exitUsage, fmt.Errorf("%s: not the authorities of a house", a.CA), "it is the ca.pem that sdbox-pki writes beside every certificate")
-	}
-	if roots.Trust, err = profile.ParseTrust(ident.Domain(first.Subject.Organization[0]), bundle); err != nil {
-		return roots, "", fmt.Errorf("%s: %w", a.CA, err)
+	if roots.Trust, err = readTrust(a.CA); err != nil {
+		return roots, "", err
 	}
 	var publics []string
 	for _, path := range a.Release {

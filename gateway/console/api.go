@@ -92,7 +92,7 @@ func (c *Console) answerError(w http.ResponseWriter, r *http.Request, err error)
 	case isAway(err):
 		c.answerProblem(w, r, http.StatusConflict, err, "the card is out, or the finger not yet placed; nothing was sent")
 	case errors.Is(err, store.ErrNotFound):
-		c.answerProblem(w, r, http.StatusNotFound, err, "the GET of the same address lists what there is")
+		c.answerProblem(w, r, http.StatusNotFound, err, lists(r.URL.Path))
 	case errors.Is(err, store.ErrExists):
 		c.answerProblem(w, r, http.StatusConflict, err, "it is already registered; nothing was changed")
 	case errors.Is(err, store.ErrConflict):
@@ -107,6 +107,24 @@ func (c *Console) answerError(w http.ResponseWriter, r *http.Request, err error)
 		c.log.Error("request failed", "room", "console", "operator", operator(r), "path", r.URL.Path, "err", err)
 		c.answerProblem(w, r, http.StatusInternalServerError, errors.New("the gateway could not do this"), "its log says why; nothing was changed")
 	}
+}
+
+// lists says which command lists the things of an address.
+func lists(path string) string {
+	kind, _, _ := strings.Cut(strings.TrimPrefix(path, "/api/v1/"), "/")
+	switch kind {
+	case "boxes":
+		return "sdboxctl box list shows what there is"
+	case "cards":
+		return "sdboxctl card list shows what there is"
+	case "locks":
+		return "sdboxctl lock list shows what there is"
+	case "memberships":
+		return "sdboxctl person list and sdboxctl bubble list show what there is"
+	case "refusals":
+		return "read it from the screen again; the code is known to the gateway that the box was at"
+	}
+	return "the GET of the same address lists what there is"
 }
 
 func (c *Console) answerProblem(w http.ResponseWriter, _ *http.Request, status int, err error, hint string) {

@@ -369,6 +369,12 @@ func TestPagesAndAPIAreStrict(t *testing.T) {
 		require.NoError(t, json.Unmarshal([]byte(text), &p), text)
 		require.NotEmpty(t, p.Error)
 	}
+	for path, command := range map[string]string{"boxes/NONE-1/retire": "sdboxctl box list", "locks/" + ident.NewID().String() + "/lift": "sdboxctl lock list",
+		"cards/" + ident.GUID{7}.String() + "/revoke": "sdboxctl card list"} {
+		status, text := d.do(c, "POST", "/api/v1/"+path, `{"reason":"gone"}`, "Content-Type", "application/json")
+		require.Equal(t, 404, status, text)
+		require.Contains(t, text, command)
+	}
 	status, _ := d.do(c, "POST", "/api/v1/boxes", `{}`, "Content-Type", "text/plain")
 	require.Equal(t, 422, status, "a form of another page cannot send JSON")
 	for _, code := range []string{"C05", "X99-7K2", "C05-7K", "..%2f"} {
