@@ -26,7 +26,7 @@ const (
 	sparseRows  = 4  // of a large search, one row of the new picture of so many has a vote
 	anchorPixel = 8  // the pixels that choose an anchor, one edge of 16
 	keyPixels   = 48 // the pixels that name it: fewer are alike too often in text of two colours
-	maxEdges    = 1 << 18
+	maxEdges    = 1 << 17
 	anchorSlots = 1 << 15
 	voteSlots   = 1 << 12
 	probes      = 4 // slots tried; so many places of equal pixels are known

@@ -3,6 +3,7 @@
 package tile
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/hex"
 	"flag"
@@ -327,6 +328,15 @@ func TestHostileFrameIsRefused(t *testing.T) {
 func FuzzContent(f *testing.F) {
 	f.Add(uint8(0), numbers(0, 0))
 	f.Add(uint8(0), numbers(1, 0, 0, 50, 20, 5, 5, 0))
+	for _, content := range [][]byte{
+		nil, numbers(MaxCopies + 1), numbers(1, 0, 0, 0, 5, 1, 1), numbers(1, 0, 0), numbers(2, 0, 0, 100, 80, 0, 0, 0, 0, 100, 80, 0, 0), numbers(0), numbers(0, 99), numbers(0, 1, 9),
+		numbers(0, 2, 0, 0, 0, 0, 0, 0), append(numbers(0, 1, 0), 0, 0, 0, 0), append(numbers(0, 1, 0), 70, 0, 3, 3), append(numbers(0, 0), 1), append(numbers(0, 1, 3), 60, 0, 3, 3),
+	} {
+		f.Add(uint8(0), content)
+	}
+	for _, content := range [][]byte{numbers(0, 9999, 1, 0, 0), numbers(0, 2, 2, 0, 0), numbers(0, 1), append(numbers(0, 1, 1, 5, 5), 1, 2, 3, 4, 0, 0)} {
+		f.Add(uint8(FlagCursor), content)
+	}
 	f.Add(uint8(FlagCursor), append(numbers(0, 1, 1, 0, 0), 1, 2, 3, 4, 0, 1, 0, 0, 1, 1, 0, 0, 9, 9, 9, 0))
 	f.Fuzz(func(t *testing.T, flags uint8, content []byte) {
 		d, err := NewDecoder(128, 128)
@@ -352,6 +362,16 @@ func FuzzDecode(f *testing.F) {
 	f.Add(first, second)
 	f.Add(second, first)
 	f.Add(first[:40], second[:40])
+	f.Add(first, append(bytes.Clone(second[:len(second)-2]), 0, 0))
+	f.Add(first, first)
+	f.Add([]byte{}, []byte{9, 9})
+	f.Add([]byte{Version + 1}, resized(bytes.Clone(second)))
+	wide := bytes.Clone(first)
+	wide[13] = 1 // 356 pixels
+	f.Add(wide, first)
+	odd := bytes.Clone(first)
+	odd[1] = 99 // a codec that is none
+	f.Add(odd, append(bytes.Clone(odd[:2]), 0xff))
 	f.Fuzz(func(t *testing.T, a, b []byte) {
 		d, err := NewDecoder(128, 128)
 		require.NoError(t, err)
