@@ -102,6 +102,9 @@ func parseNVM(b []byte) (*Sim, error) {
 	if err := d.Decode(&n); err != nil {
 		return nil, err
 	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("more after its end")
+	}
 	if n.Version != nvmVersion {
 		return nil, fmt.Errorf("version %d, want %d", n.Version, nvmVersion)
 	}

@@ -16,6 +16,8 @@ import (
 	"fmt"
 	"maps"
 	"math/big"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -246,4 +248,21 @@ func TestReaderSeesPowerCutAsRemoval(t *testing.T) {
 	require.Error(t, err, "no answer")
 	require.ErrorIs(t, <-done, card.ErrRemoved)
 	require.Equal(t, 2, s.Tries(card.RefFinger))
+}
+
+// TestTornFileIsNoCard: a file that ends anywhere before its end, or goes on after it, is refused, with no try given back by it.
+func TestTornFileIsNoCard(t *testing.T) {
+	for _, sim := range []*Sim{newSim(t), newYubiKey(t)} {
+		file := filepath.Join(t.TempDir(), "card")
+		require.NoError(t, sim.Save(file))
+		whole, err := os.ReadFile(file)
+		require.NoError(t, err)
+		whole = bytes.TrimSpace(whole)
+		for n := range whole {
+			_, err := parseNVM(whole[:n])
+			require.Error(t, err, "%d of %d bytes", n, len(whole))
+		}
+		_, err = parseNVM(append(whole, whole[len(whole)/2:]...))
+		require.Error(t, err, "the end of an older, longer one behind it")
+	}
 }
