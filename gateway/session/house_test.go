@@ -298,6 +298,7 @@ type testBox struct {
 	line    *line.Conn
 	in      chan wire.Message
 	stash   []wire.Message
+	mux     *stream.Mux // made by the first offer
 	media   *stream.Box
 	decoder *tile.Decoder
 	own     [32]byte
@@ -386,7 +387,10 @@ func (b *testBox) offer() {
 	t := b.house.t
 	cert, err := stream.NewCertificate()
 	require.NoError(t, err)
-	media, sdp, err := newMux(t).Offer(t.Context(), cert)
+	if b.mux == nil {
+		b.mux = newMux(t)
+	}
+	media, sdp, err := b.mux.Offer(t.Context(), cert)
 	require.NoError(t, err)
 	b.media, b.own = media, cert.Fingerprint
 	b.send(&wire.Offer{SDP: sdp, Fingerprint: cert.Fingerprint[:]})
