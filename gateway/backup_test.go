@@ -6,6 +6,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"io/fs"
@@ -250,21 +251,40 @@ func TestRestoreCutOffIsFinished(t *testing.T) {
 // FuzzUnpack feeds files that somebody gives for a backup: nothing is written but below the two places, and only what the list names
 // with its hash passes.
 func FuzzUnpack(f *testing.F) {
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	for name, text := range map[string]string{databaseEntry: "db", "audit/checkpoint": "c"} {
-		require.NoError(f, w.WriteHeader(&tar.Header{Name: name, Mode: 0o600, Size: int64(len(text))}))
-		_, err := io.WriteString(w, text)
-		require.NoError(f, err)
+	pack := func(list string, headers ...tar.Header) []byte {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		for _, h := range append(headers, tar.Header{Name: listEntry, Size: int64(len(list))}) {
+			body := list
+			if h.Name != listEntry {
+				body = strings.Repeat("x", int(h.Size))
+			}
+			h.Mode = 0o600
+			require.NoError(f, w.WriteHeader(&h))
+			_, err := io.WriteString(w, body)
+			require.NoError(f, err)
+		}
+		require.NoError(f, w.Close())
+		return b.Bytes()
 	}
+	db, checkpoint := tar.Header{Name: databaseEntry, Size: 2}, tar.Header{Name: "audit/checkpoint", Size: 1}
+	digest := func(text string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(text))) }
 	list := `{"format":1,"domain":"lab","gateway":"gw1","made":"2026-11-24T00:00:00Z","rows":1,"files":{` +
-		`"audit/checkpoint":{"size":1,"sha256":"2e7d2c03a9507ae265ecf5b5356885a53393a2029d241394997265a1a25aefc6"},` +
-		`"gateway.db":{"size":2,"sha256":"dfc1ef1a2ee9b6c8f45dfb0fc9e34b1fe2d0b4b3bd1a8b4c62d4f4a7d5d9bf03"}}}`
-	require.NoError(f, w.WriteHeader(&tar.Header{Name: listEntry, Mode: 0o600, Size: int64(len(list))}))
-	_, err := io.WriteString(w, list)
-	require.NoError(f, err)
-	require.NoError(f, w.Close())
-	f.Add(b.Bytes())
+		`"audit/checkpoint":{"size":1,"sha256":"` + digest("x") + `"},"gateway.db":{"size":2,"sha256":"` + digest("xx") + `"}}}`
+	good := pack(list, db, checkpoint)
+	f.Add(good)
+	f.Add(good[:1024])
+	f.Add(pack(list, db))
+	f.Add(pack(strings.Replace(list, `"format":1`, `"format":9`, 1), db, checkpoint))
+	f.Add(pack(`{"what":1}`))
+	f.Add(pack(list, db, db))
+	f.Add(pack(list, tar.Header{Name: "audit/../../out", Size: 1}))
+	f.Add(pack(list, tar.Header{Name: databaseEntry, Typeflag: tar.TypeSymlink, Linkname: "/etc/passwd"}))
+	f.Add(pack(list, checkpoint, tar.Header{Name: "audit/checkpoint/x", Size: 1}, tar.Header{Name: "audit/tile/0/000", Size: 1}))
+	f.Add(pack(list, tar.Header{Name: "audit/tile/0", Size: 1}, tar.Header{Name: "audit/tile/0/000", Size: 1}))
+	var long bytes.Buffer // a list that says it is too long
+	require.NoError(f, tar.NewWriter(&long).WriteHeader(&tar.Header{Name: listEntry, Mode: 0o600, Size: maxBackupList + 1}))
+	f.Add(long.Bytes())
 	f.Add([]byte("not a tar"))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		dir := t.TempDir()

@@ -201,6 +201,34 @@ func FuzzRaw(f *testing.F) {
 	}
 	f.Add(seed)
 	f.Add(seed[:len(seed)-5])
+	press := func(codes ...uint16) (groups [][]Raw) {
+		for _, code := range codes {
+			groups = append(groups, Key(code, 1), Key(code, 0))
+		}
+		return groups
+	}
+	with := func(groups ...[]Raw) {
+		var seed []byte
+		for _, group := range groups {
+			for _, r := range group {
+				seed = r.Append(seed)
+			}
+		}
+		f.Add(seed)
+	}
+	var every []uint16
+	for code := range uint16(128) {
+		every = append(every, code, code) // pressed twice: repeated, let go, let go again
+	}
+	with(press(every...)...)
+	with(append([][]Raw{Key(codeLeftCtrl, 1), Key(codeLeftAlt, 1)}, press(codeLeft, codeRight, codeUp, codeDown, keyA)...)...)
+	var held [][]Raw
+	for code := range uint16(128) {
+		held = append(held, Key(code, 1), Key(code, 2))
+	}
+	with(held...)
+	with(Button(Left, true), Button(Middle, true), Button(Right, true), Button(Left, false), Move(7, 9), Wheel(-2),
+		[]Raw{{Type: 2, Code: relX, Value: 5}, {Type: 2, Code: relY, Value: -5}, {Type: 2, Code: 99, Value: 1}, {Type: 3, Code: 99, Value: 1}, {}})
 	f.Add([]byte("not an event of any kind"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s := NewState(1920, 1080)
@@ -218,6 +246,9 @@ func FuzzRaw(f *testing.F) {
 				down[e.XT] = e.Down
 			}
 		}
+		require.LessOrEqual(t, len(s.Held()), maxHeld)
+		x, y := s.Pointer()
+		require.True(t, x >= 0 && x < 1920 && y >= 0 && y < 1080)
 		for _, e := range s.Release() {
 			if e.Kind == KeyEvent {
 				require.False(t, e.Down)

@@ -288,16 +288,30 @@ func TestPartsAroundAHoleCoverTheRest(t *testing.T) {
 
 func FuzzFrame(f *testing.F) {
 	r := newRoomOf(f, 160, 120)
-	r.open(f, 1, blue)
-	f.Add(r.frame(f, image.Rect(3, 3, 40, 40)))
+	require.NoError(f, r.Open(1, blue))
+	r.source.Stream = 1
+	r.desktop(1)
+	r.source.Cursor = &tile.Cursor{Width: 1, Height: 1, Pix: []byte{9, 9, 9, 255}}
+	first := r.frame(f)
+	f.Add(first, r.frame(f, image.Rect(3, 3, 40, 40)))
+	small := tile.Source{Stream: 1, Width: 20, Height: 10, Pix: make([]byte, 20*10*4)}
+	e, err := tile.NewEncoder()
+	require.NoError(f, err)
+	smaller, err := e.Encode(small)
+	require.NoError(f, err)
+	f.Add(first, smaller)
+	f.Add(smaller, []byte{})
+	r.source.Stream = 2
+	f.Add(first, r.frame(f))
+	r.source.Stream = 1
 	r.source.Key = true
-	f.Add(r.frame(f))
-	f.Add([]byte{2, 1, 3, 0, 1})
-	f.Fuzz(func(t *testing.T, b []byte) {
+	f.Add(first, r.frame(f))
+	f.Add(first, []byte{2, 1, 3, 0, 1})
+	f.Fuzz(func(t *testing.T, a, b []byte) {
 		r := newRoomOf(t, 160, 120)
 		require.NoError(t, r.Open(1, blue))
-		for range 2 {
-			got, err := r.Frame(b)
+		for _, frame := range [][]byte{a, b, a} {
+			got, err := r.Frame(frame)
 			require.NoError(t, err)
 			if !got.Decoded && !r.shown {
 				black(t, r.screen.Front())

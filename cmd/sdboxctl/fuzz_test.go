@@ -56,6 +56,8 @@ func FuzzAnswer(f *testing.F) {
 		c := &client{base: "https://gw", http: &http.Client{Transport: told{int(status), body}}}
 		var out any
 		err := c.call(t.Context(), "GET", "boxes", nil, &out)
+		silent := c.call(t.Context(), "POST", "boxes", "in", nil)
+		require.Equal(t, status < 300, silent == nil)
 		require.True(t, err != nil || status < 300)
 		if status >= 400 {
 			var p *problem

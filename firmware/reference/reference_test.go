@@ -148,6 +148,17 @@ func FuzzOpen(f *testing.F) {
 	require.NoError(f, err)
 	f.Add(signed)
 	f.Add([]byte("\n\n\u2014 x y\n"))
+	f.Add(make([]byte, MaxNote+1))
+	stranger, _, err := note.GenerateKey(rand.Reader, "release-2.lab")
+	require.NoError(f, err)
+	foreign, err := Sign(sample(), stranger)
+	require.NoError(f, err)
+	f.Add(foreign)
+	signer, err := note.NewSigner(secret)
+	require.NoError(f, err)
+	other, err := note.Sign(&note.Note{Text: "hello\n"}, signer)
+	require.NoError(f, err)
+	f.Add(other)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if v, err := trust.Open(b); err == nil {
 			require.Equal(t, sample(), v)
@@ -161,6 +172,9 @@ func FuzzParse(f *testing.F) {
 	require.NoError(f, err)
 	f.Add(string(text))
 	f.Add(firstLine + "\nname n\nversion v\npcr 0 00\n")
+	f.Add(firstLine + "\nname n\npcr 0 00\n")
+	f.Add(firstLine + "\nname n\nversion v\n" + strings.Repeat("pcr 1 "+strings.Repeat("0", 64)+"\n", 2))
+	f.Add("hello\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		v, err := parse(text)
 		if err != nil {

@@ -222,6 +222,14 @@ func FuzzLoad(f *testing.F) {
 	require.NoError(f, err)
 	f.Add(string(house))
 	f.Add(`@id("x") forbid (principal, action, resource) when { context.a.b like "*" };`)
+	one := `@id("x") permit (principal, action, resource);`
+	f.Add(one)
+	f.Add(one + one)
+	f.Add(string(house) + `@id("closed") @refusal("P05") forbid (principal, action, resource);` + `@id("shut") forbid (principal, action, resource);`)
+	f.Add(`@id("x") @refusal("Z99") forbid (principal, action, resource);`)
+	f.Add(`permit (principal, action, resource);`)
+	f.Add(`permit (`)
+	f.Add(strings.Repeat(" ", maxPolicyFile+1))
 	f.Fuzz(func(t *testing.T, text string) {
 		p, err := Load(fstest.MapFS{"a.cedar": {Data: []byte(text)}})
 		if err != nil {

@@ -251,11 +251,36 @@ func FuzzVerifyRows(f *testing.F) {
 	f.Add(string(row) + "\n")
 	f.Add(string(row) + "\n" + string(row) + "\n")
 	f.Add("{}\n{\n\n")
-	sealed := &merkle.Sealed{Origin: "x", Leaves: []merkle.Hash{merkle.LeafHash(leaf), merkle.LeafHash([]byte("second"))}}
+	at := func(seq int64) (store.Leaf, string) {
+		l := store.Leaf{Action: "a.b", Actor: "x:y", At: 1, Object: "o:p", Seq: seq}
+		text, err := l.Encode()
+		require.NoError(f, err)
+		row, err := json.Marshal(exported{Leaf: string(text)})
+		require.NoError(f, err)
+		return l, string(row) + "\n"
+	}
+	third, thirdRow := at(3)
+	_, stranger := at(9)
+	thirdLeaf, err := third.Encode()
+	require.NoError(f, err)
+	first := string(row) + "\n"
+	erased, err := json.Marshal(exported{Leaf: string(leaf)})
+	require.NoError(f, err)
+	changed, err := json.Marshal(exported{Leaf: string(leaf), Personal: map[string]string{"n": "w"}, Salt: []byte{1}})
+	require.NoError(f, err)
+	fewer, err := json.Marshal(exported{Leaf: string(leaf), Salt: []byte{1}})
+	require.NoError(f, err)
+	for _, text := range []string{
+		first + thirdRow, thirdRow + first, stranger + first, stranger, string(erased) + "\n" + stranger, string(changed) + "\n", string(fewer) + "\n",
+		"{\"leaf\":\"second\"}\n" + first, first + "{\"leaf\":\"second\"}\n", "{} {}\n",
+	} {
+		f.Add(text)
+	}
+	sealed := &merkle.Sealed{Origin: "x", Leaves: []merkle.Hash{merkle.LeafHash(leaf), merkle.LeafHash([]byte("second")), merkle.LeafHash(thirdLeaf)}}
 	f.Fuzz(func(t *testing.T, text string) {
 		_, err := verifyRows(strings.NewReader(text), sealed)
 		var bad *BadRowError
-		if !errors.As(err, &bad) || bad.Row < 1 || bad.Row > 3 {
+		if !errors.As(err, &bad) || bad.Row < 1 || bad.Row > 4 {
 			t.Fatalf("the second row is no row of the store, and yet: %v", err)
 		}
 	})

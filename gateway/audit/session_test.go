@@ -16,7 +16,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -55,7 +54,7 @@ type card struct {
 
 // past is everything that makes the evidence of sessions: real certificates, a real quote, real signatures.
 type past struct {
-	t        *testing.T
+	t        testing.TB
 	roots    Roots
 	verifier *appraise.Verifier
 	note     []byte
@@ -67,15 +66,16 @@ type past struct {
 	signer   *seal.Signer
 	tunnel   wire.Key
 	release  string
+	public   string // release key
 }
 
-func newECKey(t *testing.T) *ecdsa.PrivateKey {
+func newECKey(t testing.TB) *ecdsa.PrivateKey {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
 	return key
 }
 
-func newPast(t *testing.T) *past {
+func newPast(t testing.TB) *past {
 	p := &past{t: t, key: newECKey(t)}
 	pki := filepath.Join(t.TempDir(), "pki")
 	require.NoError(t, ca.Init(pki, "lab", "", time.Now()))
@@ -99,7 +99,7 @@ func newPast(t *testing.T) *past {
 	}
 	secret, public, err := reference.GenerateKey("release-1.lab")
 	require.NoError(t, err)
-	p.release = secret
+	p.release, p.public = secret, public
 	p.note, err = reference.Sign(values, secret)
 	require.NoError(t, err)
 	notes, err := reference.NewTrust(1, public)
@@ -299,7 +299,13 @@ func sealed(t *testing.T, s *story) (dir, verifier string) {
 	dir = t.TempDir()
 	log, err := merkle.Open(dir, secret)
 	require.NoError(t, err)
-	var leaves [][]byte
+	leaves, rows := s.export(t)
+	require.NoError(t, log.Append(leaves...))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, rowsFile), rows, 0o600))
+	return dir, verifier
+}
+
+func (s *story) export(t testing.TB) (leaves [][]byte, text []byte) {
 	var rows bytes.Buffer
 	for i, e := range s.rows {
 		l := store.Leaf{Action: e.Action, Actor: e.Actor, At: time.Now().UnixMilli(), Fields: e.Fields, Object: e.Object, Seq: int64(i + 1)}
@@ -319,9 +325,7 @@ func sealed(t *testing.T, s *story) (dir, verifier string) {
 		leaves = append(leaves, leaf)
 		require.NoError(t, json.NewEncoder(&rows).Encode(line))
 	}
-	require.NoError(t, log.Append(leaves...))
-	require.NoError(t, os.WriteFile(filepath.Join(dir, rowsFile), rows.Bytes(), 0o600))
-	return dir, verifier
+	return leaves, rows.Bytes()
 }
 
 func TestSessionIsProvedFromTheRootsAlone(t *testing.T) {
@@ -364,7 +368,15 @@ func TestSessionIsProvedFromTheRootsAlone(t *testing.T) {
 }
 
 // Each case is a log that is sealed and whole, by a gateway that wrote one thing other than it happened.
-func TestAuditNamesTheExchangedPart(t *testing.T) {
+// exchange is one way in which a part of a session's evidence is another one, sealed in the log as if it were right.
+type exchange struct {
+	name     string
+	part     Part
+	exchange func(s *story)
+}
+
+// exchanges are those of a good story, and the past it comes from.
+func exchanges(t testing.TB) (*past, *story, []exchange) {
 	p := newPast(t)
 	ada, eve := p.card("Ada Lovelace"), p.card("Eve")
 	m, thief := p.machine("PARIS-1"), p.machine("PARIS-2")
@@ -395,11 +407,7 @@ func TestAuditNamesTheExchangedPart(t *testing.T) {
 	boot := func(s *story) *store.Entry { return s.row("box.attested", 0) }
 	login := func(s *story) *store.Entry { return s.row("login.proved", 0) }
 	resumed := func(s *story) *store.Entry { return s.row("login.resumed", 0) }
-	for _, c := range []struct {
-		name     string
-		part     Part
-		exchange func(s *story)
-	}{
+	return p, good, []exchange{
 		{"the certificate of another box", Box, func(s *story) {
 			boot(s).Fields["certificate"], boot(s).Fields["certificate_sha256"] = digits(thief.certificate), digits(sum(thief.certificate))
 		}},
@@ -544,8 +552,12 @@ func TestAuditNamesTheExchangedPart(t *testing.T) {
 			delete(s.row("session.authorised", 0).Fields, "grant")
 			delete(s.row("session.active", 1).Fields, "grant")
 			delete(s.row("session.authorised", 1).Fields, "grant")
-		}},
-	} {
+		}}}
+}
+
+func TestAuditNamesTheExchangedPart(t *testing.T) {
+	p, good, list := exchanges(t)
+	for _, c := range list {
 		t.Run(string(c.part)+": "+c.name, func(t *testing.T) {
 			spoilt := good.clone()
 			c.exchange(spoilt)
@@ -558,36 +570,44 @@ func TestAuditNamesTheExchangedPart(t *testing.T) {
 	}
 }
 
-// FuzzSession feeds rows that a gateway with a bad intent may have sealed.
+// FuzzSession is the evidence of a session in a log that anyone may have written: its rows, and the roots it is held to.
 func FuzzSession(f *testing.F) {
-	id := ident.NewID()
-	rows := ""
-	for i, l := range []store.Leaf{
-		{Action: "gateway.up", Fields: map[string]string{"certificate": "30", "tunnel_key": strings.Repeat("00", 32)}},
-		{Action: "session.create", Session: id.String(), Fields: map[string]string{"box": "B-1", "card": "c"}},
-		{Action: "box.attested", Object: "box:B-1", Fields: map[string]string{"result": "d2", "evidence": "a0", "certificate": "30"}},
-		{Action: "login.proved", Session: id.String(), Fields: map[string]string{"gateway_sha256": digits(sum([]byte{0x30}))}},
-		{Action: "session.active", Session: id.String(), Fields: map[string]string{"grant": "d2", "bubble": "epi"}},
-	} {
-		l.Seq = int64(i + 1)
-		text, err := l.Encode()
-		require.NoError(f, err)
-		row, err := json.Marshal(exported{Leaf: string(text)})
-		require.NoError(f, err)
-		rows += string(row) + "\n"
+	p, good, list := exchanges(f)
+	add := func(s *story) {
+		_, rows := s.export(f)
+		f.Add(good.id.String(), p.roots.Trust.PEM(), p.public, rows)
 	}
-	f.Add(rows, []byte{0xa0})
-	f.Fuzz(func(t *testing.T, text string, raw []byte) {
-		var ev wire.Evidence
-		if wire.ReadCanonical(raw, &ev) == nil {
-			again, err := wire.Canonical(ev)
-			require.NoError(t, err)
-			require.Equal(t, raw, again)
+	add(good)
+	for _, c := range list {
+		spoilt := good.clone()
+		c.exchange(spoilt)
+		add(spoilt)
+	}
+	f.Add(good.id.String(), p.roots.Trust.PEM(), p.public, []byte("{}\n"))
+	f.Fuzz(func(t *testing.T, session string, anchors []byte, release string, rows []byte) {
+		id, err := ident.ParseID(session)
+		if err != nil {
+			return
 		}
-		_ = eachLine(strings.NewReader(text), func(e event) error {
-			e.bytes("certificate")
-			_, _ = (&file{roots: Roots{}}).openResult(&attested{row: &e})
-			return nil
-		})
+		trust, err := profile.ParseTrust("lab", anchors)
+		if err != nil {
+			return
+		}
+		notes, err := reference.NewTrust(1, release)
+		if err != nil {
+			return
+		}
+		dir := t.TempDir()
+		require.NoError(t, os.WriteFile(filepath.Join(dir, rowsFile), rows, 0o600))
+		evidence, err := collect(dir, id)
+		if err != nil {
+			return
+		}
+		evidence.roots, evidence.report = Roots{Trust: trust, Notes: notes}, SessionReport{Session: id}
+		if err := evidence.check(); err == nil {
+			require.NotEmpty(t, evidence.report.Person)
+			require.Positive(t, evidence.report.Attestations)
+			require.Positive(t, evidence.report.Grants)
+		}
 	})
 }

@@ -380,11 +380,44 @@ func FuzzServer(f *testing.F) {
 		[]byte{msgFence, 0, 0, 0, 0x80, 0, 0, 1, 1, 9}, append([]byte{msgCutText, 0, 0, 0, 0, 0, 0, 5}, "hello"...)))
 	f.Add(slices.Concat(greeting(8, 8), update(rect(image.Rect(1, 0, 3, 1), encCursor, 1, 2, 3, 9, 4, 5, 6, 9, 0x40),
 		rect(image.Rect(0, 0, 1, 1), encCursorAlpha, 0, 0, 0, 0, 1, 2, 3, 128), rect(image.Rect(0, 0, 12, 12), encDesktopSize))))
+	for _, hello := range []string{"RFB 003.003\n", protocolVersion + "\x00\x00\x00\x00\x03no!", protocolVersion + "\x01\x02", protocolVersion + "\x01\x01\x00\x00\x00\x01\x00\x00\x00\x01n",
+		protocolVersion + "\x02\x01", "RFB", protocolVersion + "\x01\x01\x00", protocolVersion + "\x00\x00"} {
+		f.Add([]byte(hello))
+	}
+	f.Add(greeting(0, 8))
+	f.Add(greeting(8, 80))
+	f.Add(slices.Concat(greeting(8, 8)[:len(greeting(8, 8))-8], []byte{0xff, 0, 0, 0}))
+	whole, shape := rawRect(image.Rect(0, 0, 8, 8), 1), image.Rect(0, 0, 1, 1)
+	for _, bad := range [][]byte{ // each the end of what a lying server says
+		{99}, {msgColourMap, 0, 0, 0, 0, 0, 1, 1, 2, 3, 4, 5, 6, msgColourMap}, {msgCutText, 0}, {msgCutText, 0, 0, 0, 0xff, 0, 0, 0}, {msgFence, 0},
+		{msgFence, 0, 0, 0, 0, 0, 0, 0, 1, 9, msgFence, 0, 0, 0, 0, 0, 0, 0, 99}, {msgFence, 0, 0, 0, 0x80, 0, 0, 0, 9}, {msgUpdate}, {msgUpdate, 0, 0, 1},
+		update(rect(shape, 77)), update(rect(shape, encQEMUKey), rect(image.Rect(4, 4, 99, 99), encRaw)), update(rect(image.Rect(0, 0, 0, 4), encRaw), rect(shape, encRaw, 1)),
+		update(rect(image.Rect(4, 4, 9, 9), encCopyRect, u16s(0, 0)...)), update(rect(shape, encCopyRect, 1)), update(rect(image.Rect(0, 0, 0, 9), encCopyRect, u16s(0, 0)...), nil),
+		update(rect(image.Rect(0, 0, 80, 8), encDesktopSize)), update(rect(image.Rect(0, 0, 8, 8), encExtendedDesktop, 1)), update(rect(image.Rect(0, 0, 8, 8), encExtendedDesktop, 1, 0, 0, 0, 1)),
+		update(rect(image.Rect(0, 0, 80, 80), encExtendedDesktop, screens...)), update(rect(image.Rect(1, 1, 8, 8), encExtendedDesktop, screens...)),
+		update(rect(image.Rect(0, 0, 600, 8), encCursor)), update(rect(image.Rect(9, 9, 11, 11), encCursor)), update(rect(image.Rect(0, 0, 0, 0), encCursor), rect(shape, encCursor, 1, 2)),
+		update(rect(shape, encCursor, 1, 2, 3, 4)), update(rect(shape, encCursorAlpha, 0)), update(rect(shape, encCursorAlpha, 0, 0, 0, 7)), update(rect(shape, encCursorAlpha, 0, 0, 0, 0, 1)),
+		update(rect(image.Rect(3, 3, 4, 4), encCursorAlpha, 0, 0, 0, 0, 1, 2, 3, 4)), slices.Concat([]byte{msgEndContinuous, msgEndContinuous}, update(rect(image.Rect(0, 0, 9, 9), encDesktopSize))),
+	} {
+		f.Add(slices.Concat(greeting(8, 8), update(whole), bad))
+	}
+	var many [][]byte // copies that build on each other, then more pieces than a picture is kept in
+	for i := range 3 {
+		many = append(many, rect(image.Rect(0, 4, 4, 8), encCopyRect, u16s(i, 0)...), rect(image.Rect(4, 4, 8, 8), encCopyRect, u16s(0, 4)...), rect(image.Rect(0, 2, 4, 6), encCopyRect, u16s(0, 0)...))
+	}
+	for i := range 40 * 40 {
+		if p := image.Pt(i%40, i/40); (p.X+p.Y)%2 == 0 {
+			many = append(many, rawRect(image.Rectangle{p, p.Add(image.Pt(1, 1))}, 3))
+		}
+	}
+	f.Add(slices.Concat(greeting(40, 40), update(many...))) // holes first
+	f.Add(slices.Concat(greeting(40, 40), update(rawRect(image.Rect(0, 0, 40, 40), 1)), update(many...)))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, err := New(context.Background(), &tape{bytes.NewReader(b)}, 64, 64)
 		if err != nil {
 			return
 		}
+		c.Refresh()
 		<-c.Done()
 		require.NoError(t, c.Take(t.Context(), func(u Update) error {
 			require.Len(t, u.Pix, u.Size.X*u.Size.Y*4)

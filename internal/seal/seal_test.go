@@ -3,6 +3,7 @@
 package seal
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/veraison/go-cose"
 )
 
 type claims struct {
@@ -104,6 +106,38 @@ func FuzzOpen(f *testing.F) {
 	require.NoError(f, err)
 	f.Add(st)
 	f.Add([]byte{0xd2, 0x84, 0x40, 0xa0, 0x40, 0x40})
+	f.Add(make([]byte, MaxStatement+1))
+	f.Add(append(bytes.Clone(st[:len(st)-1]), st[len(st)-1]^1))
+	for _, other := range [][2]string{{"u", "a"}, {"t", "b"}} {
+		st, err := s.Seal(other[0], other[1], time.Minute, claims{Box: "X"})
+		require.NoError(f, err)
+		f.Add(st)
+	}
+	more, err := s.Seal("t", "a", time.Minute, map[int]int{9: 9})
+	require.NoError(f, err)
+	f.Add(more)
+	stranger, err := NewSigner(key(f), "gw1.lab")
+	require.NoError(f, err)
+	foreign, err := stranger.Seal("t", "a", time.Minute, claims{Box: "X"})
+	require.NoError(f, err)
+	f.Add(foreign)
+	// What our signer never makes: late, early, for ever, and headers that lack something.
+	for _, change := range []func(header cose.ProtectedHeader, cwt map[any]any){
+		func(_ cose.ProtectedHeader, cwt map[any]any) { cwt[claimExpiry] = int64(1) },
+		func(_ cose.ProtectedHeader, cwt map[any]any) { cwt[claimIssued] = time.Now().Add(time.Hour).Unix() },
+		func(_ cose.ProtectedHeader, cwt map[any]any) { delete(cwt, claimID) },
+		func(header cose.ProtectedHeader, _ map[any]any) { delete(header, labelType) },
+	} {
+		msg := cose.NewSign1Message()
+		require.NoError(f, msg.UnmarshalCBOR(st))
+		header := msg.Headers.Protected
+		change(header, header[labelClaims].(map[any]any))
+		msg.Headers.RawProtected, msg.Signature = nil, nil
+		require.NoError(f, msg.Sign(rand.Reader, nil, s.cose))
+		b, err := msg.MarshalCBOR()
+		require.NoError(f, err)
+		f.Add(b)
+	}
 	f.Add([]byte{0x84, 0x43, 0xa1, 0x01, 0x26, 0xa0, 0x40, 0x40})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var got claims

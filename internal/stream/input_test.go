@@ -185,6 +185,9 @@ func FuzzReceipt(f *testing.F) {
 	f.Add((&receipt{1, 2, 3, 4, 5}).append(nil))
 	f.Add([]byte{})
 	f.Add(make([]byte, receiptSize))
+	f.Add((&receipt{id: 1, applied: 1}).append(nil))
+	f.Add((&receipt{id: 1, applied: maxEvents}).append(nil))
+	f.Add((&receipt{id: 1, applied: 1 << 31, acks: 1, refresh: 1, motion: 1}).append(nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := parseReceipt(b)
 		if err != nil {
@@ -192,9 +195,14 @@ func FuzzReceipt(f *testing.F) {
 		}
 		require.Equal(t, b, r.append(nil))
 		o := newOutbox()
-		require.NoError(t, o.input(key(5, true)))
+		for range maxEvents + 1 {
+			require.NoError(t, o.input(key(5, true)))
+		}
+		require.NoError(t, o.input(Input{Kind: Pointer, X: 3}))
+		o.acknowledge(7)
+		o.wantRefresh()
 		o.report(nil, time.Unix(1, 0)) // one time for all runs: the fuzzer compares their ways
 		o.confirm(r, time.Unix(1, 1))
-		require.LessOrEqual(t, len(o.unsent), 1)
+		require.LessOrEqual(t, len(o.unsent), maxEvents+1)
 	})
 }

@@ -82,7 +82,7 @@ func calls(certificate []byte) []func(*tpm.TPM) error {
 func FuzzAnswers(f *testing.F) {
 	m := newMachine(f)
 	opened := m.open(f)
-	certificate := selfSigned(f, deviceKey(f, opened), 1, 600)
+	certificate := selfSigned(f, deviceKey(f, opened), 1, 40)
 	require.NoError(f, opened.Close())
 	for i, call := range calls(certificate) {
 		raw, err := linuxudstpm.Open(m.cfg.Socket)

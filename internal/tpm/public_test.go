@@ -87,6 +87,16 @@ func FuzzParsePublic(f *testing.F) {
 		f.Add(tpm2.Marshal(&p))
 	}
 	f.Add([]byte{})
+	f.Add(make([]byte, maxPublic+1))
+	f.Add(append(tpm2.Marshal(&ak), 0))
+	ek.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{Buffer: bytes.Repeat([]byte{0xc1}, 256)})
+	f.Add(tpm2.Marshal(&ek))
+	long := onCurve()
+	long.X.Buffer = append([]byte{0}, long.X.Buffer...)
+	ak.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, long)
+	f.Add(tpm2.Marshal(&ak))
+	ak.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{})
+	f.Add(tpm2.Marshal(&ak))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		for _, parse := range []func([]byte) (Public, error){ParseEK, ParseAK, ParseDeviceKey} {
 			p, err := parse(raw)

@@ -161,10 +161,15 @@ func TestExpiredCardIsNamedWithItsEnd(t *testing.T) {
 	require.ErrorIs(t, err, ErrForeign)
 }
 
-func TestCertificateOutOfItsProfileIsRefused(t *testing.T) {
-	w := newTown(t, "lab")
-	key := newKey(t)
-	p := samples(key.Public())
+// spoiling is one way in which a certificate is not what it is shown as.
+type spoiling struct {
+	name, kind string
+	by         Issuer
+	change     func(*x509.Certificate)
+	want       error
+}
+
+func spoilt(t testing.TB) []spoiling {
 	uri := func(s string) []*url.URL {
 		u, err := url.Parse(s)
 		require.NoError(t, err)
@@ -187,12 +192,7 @@ func TestCertificateOutOfItsProfileIsRefused(t *testing.T) {
 	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
 	require.NoError(t, err)
 
-	for _, c := range []struct {
-		name, kind string
-		by         Issuer
-		change     func(*x509.Certificate)
-		want       error
-	}{
+	return []spoiling{
 		{"person signed by the gateways' authority", "person", Gateways, nil, ErrForeign},
 		{"person signed by the devices' authority", "person", Devices, nil, ErrForeign},
 		{"person signed by the logon authority", "person", Logon, nil, ErrProfile},
@@ -239,7 +239,13 @@ func TestCertificateOutOfItsProfileIsRefused(t *testing.T) {
 		{"a key that may encipher", "person", Cards, func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageKeyEncipherment }, ErrProfile},
 		{"a key on P-384", "person", Cards, func(c *x509.Certificate) { c.PublicKey = p384.Public() }, ErrProfile},
 		{"an RSA key", "person", Cards, func(c *x509.Certificate) { c.PublicKey = rsaKey.Public() }, ErrProfile},
-	} {
+	}
+}
+
+func TestCertificateOutOfItsProfileIsRefused(t *testing.T) {
+	w := newTown(t, "lab")
+	p := samples(newKey(t).Public())
+	for _, c := range spoilt(t) {
 		t.Run(c.name, func(t *testing.T) {
 			require.ErrorIs(t, checks(w.trust)[c.kind](w.issue(c.by, p[c.kind], c.change), w.now), c.want)
 		})
@@ -355,6 +361,10 @@ func FuzzVerify(f *testing.F) {
 	for _, p := range samples(newKey(f).Public()) {
 		f.Add(w.issue(p.Issuer(), p, nil))
 	}
+	for _, c := range spoilt(f) {
+		f.Add(w.issue(c.by, samples(newKey(f).Public())[c.kind], c.change))
+	}
+	f.Add(w.issue(Cards, CardPresence{GUID: ident.GUID{1}, Key: newKey(f).Public()}, func(c *x509.Certificate) { c.NotBefore, c.NotAfter = w.now.Add(-2*time.Hour), w.now.Add(-time.Hour) }))
 	f.Add([]byte{0x30, 0x80})
 	f.Add(make([]byte, maxCertificate+1))
 	stranger, err := hex.DecodeString("3003020101")

@@ -353,12 +353,19 @@ func FuzzCommands(f *testing.F) {
 	add(0, testSelect, hex.EncodeToString(verifyCommand(0x96, probe(3, 1))), "00200296", "0020FF9600", "002000970100", "00200080")
 	add(1, testSelect, "00FD000000", "00F8000000", "00F7009A00", "00F7009B00", "00F7008000", "00F99A0000", "00FB0000", "00870A9B047C02800000",
 		"00870A9B267C248010"+strings.Repeat("00", 16)+"8110"+strings.Repeat("00", 16)+"00", "00DB3FFF095C035FC10D53020A0B")
-	add(3, testSelect, "00DB3FFF095C035FC10D53020A0B", "00DB3FFF0A5C035FC10D5381020A0B", "00DB3FFF0B5C035FC10D538200020A0B", "00DB3FFF075C035FC10D5300",
+	// No SELECT where the management key counts as proved: it would forget that.
+	add(3, "00DB3FFF095C035FC10D53020A0B", "00DB3FFF0A5C035FC10D5381020A0B", "00DB3FFF0B5C035FC10D538200020A0B", "00DB3FFF075C035FC10D5300",
 		"00DB0000", "00DB3FFF0153", "0047009A05AC0380011100", "0047008208AC06800111AA010300", "0047009A05AC0380010700", "0020008008"+pin, "0087119A"+sign,
 		"0087119C"+sign, "00F6829A", "00F6FF82", "00F6FF8200", "00F98300000000", "00F99A00000000")
-	add(3, testSelect, "00FE1182220620"+testDigest, "00FE1182280620"+testDigest+"AA0101AB0101", "00F7008200", "00FFFFFF230C9B20"+strings.Repeat("AB", 32),
+	add(3, "00FE1182220620"+testDigest, "00FE1182280620"+testDigest+"AA0101AB0101", "00F7008200", "00FFFFFF230C9B20"+strings.Repeat("AB", 32),
 		"00FFFFFF03FF9B00", "0020008008"+pin, "00FA0503", "00FA0003")
-	add(7, testSelect, "10DB3FFF0E5C035FC10D53820010010203040506", "00DB3FFF0A0102030405060708090A", "10DB3FFF0A5C035FC10D538105010203", "00DB3FFF020405")
+	add(7, "10DB3FFF0E5C035FC10D53820010010203040506", "00DB3FFF0A0102030405060708090A", "10DB3FFF0A5C035FC10D538105010203", "00DB3FFF020405")
+	add(3, "00FE118522042021"+testDigest, "00FE1185220620"+testDigest, "00F7008500", "00F9850000", "0047008505AC0380011100", "00F6838500", "00F7008300", "00F9830000", "00F6838300", "00F6FF8300", "00F6FF9900",
+		"0020008008"+pin, "00FA0503", "0020008008"+pin, "00FA0003", "00FFFFFF130A9B10"+strings.Repeat("AB", 16), "00FFFFFF230C9B20"+strings.Repeat("AB", 32), "00FFFFFF1B0A9B18"+strings.Repeat("AB", 24),
+		"00FF000000", "00870A9B047C02800000", "00870A9B147C12820081"+"10"+strings.Repeat("00", 16), "0047008408AC0680011EAA0103", "004700840BAC09800111AA0101AB0101", "0047008408AC06800111AC0101",
+		"00DB3FFF095C035FC10A53020A0B", "00DB3FFF0A5C035FC10A5381020A0B", "00DB3FFF075C035FC10A5300", "00DB3FFF095C017E53020A0B", "00DB3FFF0153", "00DB3FFF065C035FC10A53",
+		"10DB3FFF095C035FC10A53020A0B", "0020008000", "00DB000000", "0022000000")
+	add(0, "0022000000", "00CB000000", "0020FF9601"+"00", "0020008007"+"31323334353637", "0087119E"+sign, "00870003"+"00", "00C0000001")
 	reset := []string{testSelect, "00F7008100"}
 	for range 3 {
 		reset = append(reset, "0020008008"+pin654321, "002C008010"+pin654321+pin654321)
@@ -407,6 +414,24 @@ func FuzzNVM(f *testing.F) {
 	require.NoError(f, err)
 	f.Add(whole)
 	f.Add(bytes.Replace(whole, []byte(`"F9":`), []byte(`"9A":`), 1))
+	for field, values := range map[string][]string{
+		"version": {`1`}, "profile": {`"x"`, `"nist-occ"`}, "guid": {`"x"`}, "name": {`""`}, "objects": {`null`, `{"x":"AA=="}`}, "keys": {`null`, `{"9A":null}`, `{"9A":{"private":"AA==","pin":1}}`},
+		"references": {`{}`, `{"80":null}`, `{"99":{"value":"","left":1,"max":1}}`, `{"96":{"value":"AAAA","left":3,"max":3}}`, `{"80":{"value":"AAAA","left":3,"max":3}}`},
+		"management": {`null`, `{"algorithm":9,"value":""}`}, "what": {`1`},
+	} {
+		var fields map[string]json.RawMessage
+		require.NoError(f, json.Unmarshal(whole, &fields))
+		for _, value := range values {
+			fields[field] = json.RawMessage(value)
+			changed, err := json.Marshal(fields)
+			require.NoError(f, err)
+			f.Add(changed)
+		}
+	}
+	occ, err := json.Marshal(newSim(f).nvm)
+	require.NoError(f, err)
+	f.Add(occ)
+	f.Add(make([]byte, maxNVM+1))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, err := parseNVM(b)
 		if err != nil {

@@ -96,6 +96,9 @@ func FuzzXWD(f *testing.F) {
 
 func FuzzXCookie(f *testing.F) {
 	f.Add([]byte{0xff, 0xff, 0, 0, 0, 0, 0, 1, 'a', 0, 1, 'b'})
+	f.Add([]byte{0xff})
+	f.Add([]byte{0xff, 0xff, 0})
+	f.Add([]byte{0xff, 0xff, 0, 9, 1})
 	f.Fuzz(func(t *testing.T, file []byte) { _, _, _ = xCookie(file) })
 }
 
