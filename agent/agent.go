@@ -73,9 +73,10 @@ type Agent struct {
 	reader string  // the reader with a card in it, "" without
 	up     *uplink // nil without a line
 	media  *stream.Mux
-	visit  *visit          // nil without a card in
-	said   refusal.Refusal // the last refusal, what the screen says in Stopped and Closed
-	reason string          // the operator's own words beside it
+	visit  *visit           // nil without a card in
+	said   refusal.Refusal  // the last refusal, what the screen says in Stopped and Closed
+	reason string           // the operator's own words beside it
+	outage *refusal.Refusal // why the centre is waited for, as it was read; nil once the centre was told
 	quiet  *time.Timer
 }
 
@@ -200,7 +201,7 @@ func (a *Agent) fire(t Trigger) error {
 func (a *Agent) perform(e effect) error {
 	switch e {
 	case showBoot:
-		return a.face.show(kiosk.Boot{Refusal: &a.said})
+		return a.sayOutage()
 	case showClosed, stop:
 		return a.sayWhy()
 	case showReady:
@@ -239,7 +240,7 @@ func (a *Agent) perform(e effect) error {
 	case forget:
 		a.leave()
 		if a.up == nil {
-			return a.face.show(kiosk.Boot{Refusal: &a.said})
+			return a.sayOutage()
 		}
 		return a.face.show(kiosk.Ready{})
 	case cover:
@@ -276,6 +277,30 @@ func (a *Agent) sayWhy() error {
 		return a.face.show(kiosk.Ended{Refusal: a.said, Reason: a.reason})
 	}
 	return a.face.show(kiosk.Message{Refusal: a.said})
+}
+
+// say keeps what the screen is about to say, and writes code and suffix into the log: the same string in both.
+func (a *Agent) say(r refusal.Refusal, reason string) {
+	a.said, a.reason = r, reason
+	a.log.Info("refused", "code", r.Error())
+}
+
+// sayOutage shows that the box waits for the centre, and why. The centre is told of it when it answers again.
+func (a *Agent) sayOutage() error {
+	read := a.said
+	a.outage = &read
+	a.face.forget() // nobody is here any more: the site's language
+	return a.face.show(kiosk.Boot{Refusal: &a.said})
+}
+
+// tellOutage tells the centre by which code somebody read that it did not answer. The next time has a suffix of its own.
+func (a *Agent) tellOutage() error {
+	read := a.outage
+	a.outage, a.said = nil, refusal.Refusal{}
+	if read == nil || read.Code != refusal.CentreSilent {
+		return nil
+	}
+	return a.send(&wire.Event{Refusal: *read})
 }
 
 // send hands a message to the line and never waits: a gateway that does not read must not keep a card's going from being seen.
@@ -321,6 +346,9 @@ func (a *Agent) onLink(ctx context.Context, e linkEvent) error {
 			return err
 		}
 		a.media = media
+		if err := a.tellOutage(); err != nil {
+			return err
+		}
 		return a.fire(LineUp)
 	case e.renewed != nil:
 		if a.up != nil {
@@ -343,11 +371,14 @@ func (a *Agent) onLink(ctx context.Context, e linkEvent) error {
 	}()
 	a.reason = ""
 	switch {
+	case e.refused != nil && a.state == Closed && a.said.Code == e.refused.Refusal.Code: // the code that stands there may be on the telephone
 	case e.refused != nil:
-		a.said = e.refused.Refusal
-		return a.fire(BoxRefused)
+		a.say(e.refused.Refusal, "")
 	case a.said.Code != refusal.CentreSilent: // one suffix for one outage
-		a.said = refusal.New(refusal.CentreSilent)
+		a.say(refusal.New(refusal.CentreSilent), "")
+	}
+	if e.refused != nil {
+		return a.fire(BoxRefused)
 	}
 	return a.fire(LineLost)
 }
@@ -356,7 +387,7 @@ func (a *Agent) onLink(ctx context.Context, e linkEvent) error {
 func (a *Agent) onMessage(ctx context.Context, m wire.Message) error {
 	v := a.visit
 	if ended, is := m.(*wire.Ended); is && v == nil && ended.Session.IsZero() {
-		a.said, a.reason = ended.Refusal, ended.Reason
+		a.say(ended.Refusal, ended.Reason)
 		return nil // the line closes next and says so
 	}
 	if v == nil {
@@ -377,6 +408,7 @@ func (a *Agent) onMessage(ctx context.Context, m wire.Message) error {
 	case *wire.Answer:
 		return a.onAnswer(m)
 	case *wire.Bubbles:
+		a.noteRefused(m.List)
 		if m.Grant.Statement == nil {
 			return a.renewList(m)
 		}
@@ -393,14 +425,14 @@ func (a *Agent) onMessage(ctx context.Context, m wire.Message) error {
 			return a.face.watch(m.On)
 		}
 	case *wire.Refused:
-		a.said, a.reason = m.Refusal, ""
+		a.say(m.Refusal, "")
 		if m.Refusal.Code == refusal.OpenElsewhere {
 			return a.fire(InUse)
 		}
 		return a.fire(Refusal)
 	case *wire.Ended:
 		if m.Session == v.session() || m.Session.IsZero() {
-			a.said, a.reason = m.Refusal, m.Reason
+			a.say(m.Refusal, m.Reason)
 			return a.fire(Ended)
 		}
 	}
@@ -432,19 +464,17 @@ func (a *Agent) onHold(e holdEvent) error {
 func (a *Agent) cardFailed(err error) error {
 	a.log.Info("card", "err", err)
 	var wrong *card.PINError
-	trigger := CardBad
+	why, trigger := refusal.New(refusal.CardUnreadable), CardBad
 	switch {
 	case errors.Is(err, card.ErrRemoved):
 		return nil // the watcher says so next, and only it moves the state
 	case errors.As(err, &wrong) && wrong.Left > 0:
-		a.said, trigger = refusal.New(refusal.WrongFinger, "left", fmt.Sprint(wrong.Left)), WrongFinger
+		why, trigger = refusal.New(refusal.WrongFinger, "left", fmt.Sprint(wrong.Left)), WrongFinger
 	case errors.As(err, &wrong), errors.Is(err, card.ErrBlocked):
-		a.said, trigger = refusal.New(refusal.CardLocked), CardBlocked
-	default:
-		a.said = refusal.New(refusal.CardUnreadable)
+		why, trigger = refusal.New(refusal.CardLocked), CardBlocked
 	}
-	a.reason = ""
-	if err := a.send(&wire.Event{Session: a.visit.session(), Refusal: a.said}); err != nil {
+	a.say(why, "")
+	if err := a.send(&wire.Event{Session: a.visit.session(), Refusal: why}); err != nil {
 		return err
 	}
 	return a.fire(trigger)

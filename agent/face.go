@@ -113,7 +113,7 @@ func (f *face) uncover() error {
 // forget drops the person's language and whatever was shown of her.
 func (f *face) forget() {
 	f.notes = nil
-	f.around.Language, f.around.Watched, f.bar = f.site, false, kiosk.Bar{Slow: f.bar.Slow}
+	f.around.Language, f.around.Watched, f.bar = f.site, false, kiosk.Bar{}
 }
 
 // watch says on the bar, and on every screen of the box's own, whether an operator looks at this session.
@@ -136,7 +136,7 @@ func (f *face) open(stream uint16, b wire.Bubble, person string) error {
 	if err := f.viewer.Open(stream, b.Colour); err != nil {
 		return err
 	}
-	f.bar = kiosk.Bar{Title: b.Title, Person: person, Colour: b.Colour, Delay: f.bar.Delay, Slow: f.bar.Slow}
+	f.bar = kiosk.Bar{Title: b.Title, Person: person, Colour: b.Colour, Delay: f.bar.Delay}
 	return f.show(kiosk.Opening{Title: b.Title, Colour: b.Colour})
 }
 

@@ -45,6 +45,18 @@ func (a *Agent) renewList(m *wire.Bubbles) error {
 	return nil
 }
 
+// noteRefused writes the codes that are new in a list into the log: they are about to be on the screen.
+func (a *Agent) noteRefused(list []wire.Bubble) {
+	for _, b := range list {
+		if b.Refusal == nil || slices.ContainsFunc(a.visit.bubbles, func(o wire.Bubble) bool {
+			return o.Refusal != nil && o.Refusal.Error() == b.Refusal.Error()
+		}) {
+			continue
+		}
+		a.log.Info("project refused", "bubble", b.Name, "code", b.Refusal.Error())
+	}
+}
+
 // runs notes in the list that the desktop of the current bubble runs.
 func (v *visit) runs() {
 	if i := slices.IndexFunc(v.bubbles, func(b wire.Bubble) bool { return b.Name == v.current }); i >= 0 {
@@ -73,7 +85,7 @@ func (a *Agent) open(name string) error {
 	}
 	v.selected = i
 	if r := v.bubbles[i].Refusal; v.bubbles[i].State == wire.Refuses && r != nil {
-		a.said, a.reason = *r, ""
+		a.say(*r, "")
 		return a.showList(r)
 	}
 	return a.fire(Picked)

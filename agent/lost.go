@@ -19,6 +19,7 @@ func (a *Agent) cover() error {
 	if a.visit.lost == nil {
 		r := refusal.New(refusal.LinkLost)
 		a.visit.lost = &r
+		a.log.Warn("the centre does not answer", "code", r.Error())
 	}
 	if err := a.face.cover(*a.visit.lost); err != nil {
 		return err

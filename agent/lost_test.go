@@ -146,6 +146,7 @@ func TestCardOutWhileTheLineIsLostForgetsTheSession(t *testing.T) {
 	b.cards.events <- pcsc.Event{Reader: "r", Count: 2}
 	b.seen("the connecting screen", anywhere(0xfff1d6))
 	b.up(t)
+	require.Equal(t, refusal.CentreSilent, expect[*wire.Event](b.centre).Refusal.Code, "what was read meanwhile can be looked up")
 	b.cards.events <- pcsc.Event{Reader: "r", Present: true, Count: 3}
 	expect[*wire.NonceRequest](b.centre)
 	b.say(&wire.Nonce{Nonce: bytes.Repeat([]byte{7}, 32)})
@@ -162,6 +163,7 @@ func TestWaitThatTakesTooLongAsksForAFinger(t *testing.T) {
 	b.agent.visit.wait.Reset(0)
 	b.seen("the connecting screen", func(m *screen.Image) bool { return anywhere(0xfff1d6)(m) })
 	b.up(t)
+	expect[*wire.Event](b.centre)
 	expect[*wire.NonceRequest](b.centre)
 	b.say(&wire.Nonce{Nonce: bytes.Repeat([]byte{7}, 32)})
 	expect[*wire.CardIn](b.centre)
@@ -227,4 +229,18 @@ func relay(to, from net.Conn, pass func() bool) {
 			return
 		}
 	}
+}
+
+// A box that stays closed tries again and again, and each refusal has a suffix of its own: the one on the screen stays, for somebody
+// may be reading it out.
+func TestClosedBoxKeepsTheCodeOnItsScreen(t *testing.T) {
+	b := newBench(t)
+	_ = b.line.Close()
+	b.seen("the connecting screen", anywhere(0xfff1d6))
+	first := refusal.New(refusal.NotIntact)
+	for _, r := range []refusal.Refusal{first, refusal.New(refusal.NotIntact)} {
+		b.agent.links <- linkEvent{refused: &wire.Refused{Refusal: r}}
+	}
+	b.settle()
+	require.Equal(t, first, b.agent.said)
 }

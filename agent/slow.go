@@ -14,15 +14,15 @@ import (
 func (a *Agent) noteBearer() error {
 	slow := a.up != nil && a.up.tunnel != nil && a.up.tunnel.Bearer() == tunnel.TLS
 	switch {
-	case slow == (a.face.bar.Slow != ""):
+	case slow == (a.face.around.Slow.Code != ""):
 		return nil
 	case !slow:
 		a.log.Info("UDP carries again")
-		return a.face.slow("")
+		return a.face.slow(refusal.Refusal{})
 	}
 	r := refusal.New(refusal.SlowMode)
 	a.log.Warn("slow mode: UDP is blocked", "code", r.Error())
-	if err := a.face.slow(r.Error()); err != nil {
+	if err := a.face.slow(r); err != nil {
 		return err
 	}
 	var session ident.ID
@@ -32,11 +32,14 @@ func (a *Agent) noteBearer() error {
 	return a.send(&wire.Event{Session: session, Refusal: r})
 }
 
-// slow puts the code of slow mode into the bar, or takes it away.
-func (f *face) slow(code string) error {
-	f.bar.Slow = code
-	if f.still || f.view != nil {
+// slow puts slow mode into the bar and under the box's own screens, or takes it away.
+func (f *face) slow(r refusal.Refusal) error {
+	f.around.Slow = r
+	switch {
+	case f.still:
 		return nil
+	case f.view != nil:
+		return f.show(f.view)
 	}
 	return f.viewer.Bar()
 }

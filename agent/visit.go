@@ -307,7 +307,7 @@ func (a *Agent) cardOut() error {
 	a.leave()
 	a.quiet.Reset(quietAfter)
 	if a.up == nil {
-		return a.face.show(kiosk.Boot{Refusal: &a.said})
+		return a.sayOutage()
 	}
 	a.face.around.Language = language
 	return a.face.show(kiosk.CardOut{})

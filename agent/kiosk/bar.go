@@ -16,7 +16,6 @@ type Bar struct {
 	Person string        // whose session it is
 	Colour uint32        // 0xRRGGBB of the bubble's frame
 	Delay  time.Duration // there and back on the line; below zero = not known yet
-	Slow   string        // code and suffix of slow mode, "N08-7K2"; empty while UDP carries
 }
 
 // The delays up to which work feels good and fair.
@@ -84,8 +83,8 @@ func (p *page) delay(b Bar, x, middle int) int {
 		}
 	}
 	text += word
-	if b.Slow != "" {
-		text += "  ·  " + p.say.slowMode + " " + p.kiosk.fonts.shorten(k, oneLine(b.Slow), p.px(120))
+	if p.Slow.Code != "" {
+		text += "  ·  " + p.say.slowMode + " " + p.kiosk.fonts.shorten(k, oneLine(p.Slow.Error()), p.px(120))
 		if dot == goodDot {
 			dot = fairDot // it works, and could be better
 		}

@@ -23,6 +23,8 @@ type Around struct {
 	Pointer  *image.Point // where to draw the mouse pointer; nil = none
 	Large    bool         // everything a quarter larger, for whoever reads badly
 	Watched  bool         // an operator looks at exactly this session
+
+	Slow refusal.Refusal // slow mode (N08), while UDP is blocked; else zero
 }
 
 // View is one moment of the box's life as a person sees it. Views are plain values: draw the same one again at will.

@@ -140,8 +140,8 @@ func TestBarAndCoverAreDrawnOverAPicture(t *testing.T) {
 		k.Bar(img, bar, Bar{Title: "Epidemiology of stroke", Person: "Camille Durand", Colour: 0x2563eb, Delay: 38 * time.Millisecond}, about(lang))
 		keep(t, "1920-desk-"+string(lang), img)
 		watched := about(lang)
-		watched.Watched = true
-		k.Bar(img, bar, Bar{Title: "Epidemiology of stroke", Person: "Camille Durand", Colour: 0x2563eb, Delay: 38 * time.Millisecond, Slow: "N08-7K2"}, watched)
+		watched.Watched, watched.Slow = true, example(refusal.SlowMode)
+		k.Bar(img, bar, Bar{Title: "Epidemiology of stroke", Person: "Camille Durand", Colour: 0x2563eb, Delay: 38 * time.Millisecond}, watched)
 		keep(t, "1920-watched-"+string(lang), img)
 		for i, n := range []Note{{Text: strings.Repeat("The centre closes at 20:00 today. ", 9), At: morning}, {Refusal: ptr(example(refusal.ProjectEnding))}} {
 			over := screen.NewImage(1920, 1080)
@@ -238,14 +238,14 @@ func TestHostileTextStaysInsideItsPlace(t *testing.T) {
 	long := strings.Repeat("W\u202e\x00\xff漢", 5_000)
 	b := wire.Bubble{Title: long, State: wire.Availability(long), Until: 1 << 62, Countries: []string{long, long}, Colour: 0xffffffff}
 	refused := refusal.Refusal{Code: refusal.Code(long), Suffix: long, Params: map[string]string{"reason": long, "left": long}}
-	a := Around{Language: refusal.Lang(long), Support: long, Box: long, Now: morning, Pointer: &image.Point{X: -1 << 40, Y: 1 << 40}}
+	a := Around{Language: refusal.Lang(long), Support: long, Box: long, Now: morning, Pointer: &image.Point{X: -1 << 40, Y: 1 << 40}, Slow: refused}
 	b2 := b
 	b2.Refusal = &refused
 	for _, v := range []View{Boot{&refused}, Finger{long, false, &refused}, Verifying{long}, List{long, []wire.Bubble{b, b2}, 1 << 40, &refused},
 		Opening{long, 1 << 31, &refused}, EndDesktop{long, 1 << 31}, Message{refused}, Ended{refused, long}} {
 		k.Draw(dst, v, a)
 	}
-	k.Bar(dst, image.Rect(0, 0, 1280, 28), Bar{Title: long, Person: long, Delay: 1 << 62, Slow: long}, a)
+	k.Bar(dst, image.Rect(0, 0, 1280, 28), Bar{Title: long, Person: long, Delay: 1 << 62}, a)
 	k.Cover(dst, refused, a)
 	require.LessOrEqual(t, len(k.fonts.glyphs), maxGlyphs)
 }
@@ -255,7 +255,7 @@ func TestBarNeverPaintsOutsideItsRegion(t *testing.T) {
 	at := image.Rect(0, 0, 1920, 40)
 	k.Bar(dst, at, Bar{Title: strings.Repeat("Title ", 80), Person: strings.Repeat("Name ", 80), Colour: 0x7c3aed, Delay: -1}, about(refusal.French))
 	a := about(refusal.French)
-	a.Watched = true
-	k.Bar(dst, at, Bar{Title: strings.Repeat("Title ", 80), Person: strings.Repeat("Name ", 80), Colour: 0x7c3aed, Delay: -1, Slow: "N08-7K2"}, a)
+	a.Watched, a.Slow = true, example(refusal.SlowMode)
+	k.Bar(dst, at, Bar{Title: strings.Repeat("Title ", 80), Person: strings.Repeat("Name ", 80), Colour: 0x7c3aed, Delay: -1}, a)
 	require.Equal(t, make([]byte, 1920*1040*4), dst.Pix[40*dst.Stride:])
 }

@@ -105,6 +105,24 @@ func (p *page) ground() {
 		p.text(p.face(medium, 22), x, foot, ink, number)
 		p.textRight(small, x, foot, soft, p.say.support+" ")
 	}
+	if p.Slow.Code != "" {
+		p.slow(foot + p.px(42))
+	}
+}
+
+// slow says in one line at the lower edge that UDP is blocked, and what to do about it.
+func (p *page) slow(base int) {
+	w, k, bold := p.Slow.Words(p.Language), p.face(medium, 22), p.face(bold, 24)
+	code := p.kiosk.fonts.shorten(bold, oneLine(p.Slow.Error()), p.px(160))
+	text, room := w.Title+" "+w.Next, p.img.Width-p.px(80)-p.px(60)-p.width(bold, code)
+	for size := 22.0; size > 16 && p.width(k, text) > room; size-- { // its last words are the next step
+		k = p.face(medium, size)
+	}
+	text = p.kiosk.fonts.shorten(k, text, room)
+	x := p.middle() - (p.px(60)+p.width(k, text)+p.width(bold, code))/2
+	p.sign(w.Light, vec{float64(x + p.px(12)), float64(base) - 8*p.s}, p.s*12)
+	x = p.text(k, x+p.px(36), base, p.lamp(w.Light).ink, text)
+	p.text(bold, x+p.px(24), base, ink, code)
 }
 
 // lamp is how a light is shown: ink and ground, its name and what it asks.

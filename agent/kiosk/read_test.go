@@ -112,6 +112,15 @@ func TestEveryRefusalCanBeReadFromThePixels(t *testing.T) {
 	})
 }
 
+func TestReadyScreenHasItsCodeAndTheLightsName(t *testing.T) {
+	k, dst := newKiosk(t), screen.NewImage(1920, 1080)
+	for lang, want := range map[refusal.Lang]string{refusal.English: "White: ready Code A00", refusal.French: "Blanc : prêt Code A00"} {
+		k.Draw(dst, Ready{}, about(lang))
+		got := read(t, dst, image.Rect(700, 800, 1220, 856))
+		require.True(t, holds(got, fold(want)), got)
+	}
+}
+
 func TestAmberAndRedScreensShowTheSupportContact(t *testing.T) {
 	k, dst := newKiosk(t), screen.NewImage(1920, 1080)
 	k.Draw(dst, Message{example(refusal.CardLocked)}, about(refusal.English))
@@ -179,17 +188,24 @@ func TestCardOutIsBlackButForItsSentence(t *testing.T) {
 	}
 }
 
-func TestSlowModeStandsInTheBarWithItsCode(t *testing.T) {
+func TestSlowModeStandsInTheBarAndUnderTheBoxsOwnScreens(t *testing.T) {
 	k := newKiosk(t)
 	for lang, words := range map[refusal.Lang]string{refusal.English: "slow mode N08-7K2", refusal.French: "mode lent N08-7K2"} {
 		img, bar := screen.NewImage(1920, 1080), image.Rect(0, 0, 1920, 40)
-		b := Bar{Title: "Epidemiology of stroke", Person: "Camille Durand", Colour: 0x2563eb, Delay: 38 * time.Millisecond, Slow: "N08-7K2"}
-		k.Bar(img, bar, b, about(lang))
+		b := Bar{Title: "Epidemiology of stroke", Person: "Camille Durand", Colour: 0x2563eb, Delay: 38 * time.Millisecond}
+		a := about(lang)
+		a.Slow = example(refusal.SlowMode)
+		k.Bar(img, bar, b, a)
 		text := read(t, img, bar)
 		require.True(t, holds(text, fold(words)), "%s: %s", lang, text)
-		b.Slow = ""
 		k.Bar(img, bar, b, about(lang))
 		require.NotContains(t, read(t, img, bar), "7k2")
+		for _, a.Large = range []bool{false, true} {
+			k.Draw(img, Ready{}, a)
+			keep(t, fmt.Sprintf("1920-ready-slow-%v-%s", a.Large, lang), img)
+			text = read(t, img, image.Rect(0, 1020, 1920, 1080))
+			require.True(t, holds(text, fold(a.Slow.Words(lang).String()+a.Slow.Error())), "%s: %s", lang, text)
+		}
 	}
 }
 
@@ -219,9 +235,9 @@ func TestWatchedSessionSaysSoInTheBarAndOnTheList(t *testing.T) {
 	for lang, words := range map[refusal.Lang]string{refusal.English: "Watched by the centre", refusal.French: "Observé par le centre"} {
 		for _, watched := range []bool{true, false} {
 			a := about(lang)
-			a.Watched = watched
+			a.Watched, a.Slow = watched, example(refusal.SlowMode)
 			img, bar := screen.NewImage(1920, 1080), image.Rect(0, 0, 1920, 40)
-			b := Bar{Title: strings.Repeat("Epidemiology of stroke ", 9), Person: "Camille Durand", Colour: 0x2563eb, Delay: 38 * time.Millisecond, Slow: "N08-7K2"}
+			b := Bar{Title: strings.Repeat("Epidemiology of stroke ", 9), Person: "Camille Durand", Colour: 0x2563eb, Delay: 38 * time.Millisecond}
 			k.Bar(img, bar, b, a)
 			text := read(t, img, bar)
 			require.Equal(t, watched, holds(text, fold(words)), "%s: %s", lang, text)

@@ -13,7 +13,12 @@ import (
 // moment lays out a screen with one picture, one headline and one line below.
 func (p *page) moment(lift float64, draw func(m vec), greeting, headline, more string) {
 	p.ground()
-	draw(vec{float64(p.middle()), float64(p.y(390 - lift))})
+	s := p.s
+	if p.Large && lift > 0 {
+		p.s /= largeScale // the words grow, the picture makes room for them
+	}
+	draw(vec{float64(p.middle()), float64(p.y(390-lift)) + (s-p.s)*40})
+	p.s = s
 	if greeting != "" {
 		k := p.face(medium, 34)
 		p.textMiddle(k, p.middle(), p.y(620-lift), accent, p.kiosk.fonts.shorten(k, greeting, p.px(1400)))
@@ -44,6 +49,10 @@ func (v Boot) draw(p *page) {
 
 func (Ready) draw(p *page) {
 	p.moment(0, p.drawCardIn, "", p.say.ready+" "+p.say.insert, p.say.readyMore)
+	small, code := p.face(regular, 22), string(refusal.Ready)
+	wide := p.width(p.face(medium, 22), p.say.white) + p.px(68+24) + p.width(small, p.say.code+" "+code)
+	at := p.pill(refusal.White, p.middle()-wide/2, p.y(806))
+	p.text(small, at.Max.X+p.px(24), at.Min.Y+p.px(30), soft, p.say.code+" "+code)
 }
 
 func (ReadingCard) draw(p *page) {

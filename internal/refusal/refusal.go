@@ -26,8 +26,9 @@ type Refusal struct {
 	Params map[string]string `cbor:"3,keyasint,omitempty"` // names, dates and counts the words take
 }
 
-// suffixLetters leaves out what is misread over a telephone: 0 O 1 I L S 5 and vowels that make words.
-const suffixLetters = "2346789BCDFGHJKMNPQRTVWXYZ"
+// suffixLetters leaves out what is misread, by eye or over a telephone, 0 O Q 1 I L S 5, one of each pair that looks alike, Z for 2,
+// G for 6 and B for 8, and vowels that make words.
+const suffixLetters = "2346789CDFHJKMNPRTVWXY"
 
 // New makes a refusal with a fresh suffix. The pairs are parameter name, value.
 func New(code Code, pairs ...string) Refusal {
