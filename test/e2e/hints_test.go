@@ -66,6 +66,31 @@ func replace(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(strings.ReplaceAll(text, args[1], args[2])), 0o600))
 }
 
+// TestMissingPackageIsNamed runs the script of "make demo" with Debian's own apt, which knows of no source but writes only here.
+func TestMissingPackageIsNamed(t *testing.T) {
+	require.Zero(t, os.Geteuid(), "the script installs by sudo otherwise: run the tests as root")
+	dir := t.TempDir()
+	script, err := os.ReadFile("../../scripts/packages.sh")
+	require.NoError(t, err)
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "scripts"), 0o755))
+	apt := filepath.Join(dir, "apt.conf")
+	for path, text := range map[string]string{
+		filepath.Join(dir, "scripts", "packages.sh"): string(script),
+		filepath.Join(dir, "debian-packages.txt"):    "[demo]\ncoreutils\nsdbox-no-such-reader # gone\n[test]\nsdbox-not-asked-for\n",
+		apt: fmt.Sprintf("Dir::State %q;\nDir::Cache %q;\nDir::Etc::sourcelist \"/dev/null\";\nDir::Etc::sourceparts \"/dev/null\";\n",
+			filepath.Join(dir, "state"), filepath.Join(dir, "cache")),
+	} {
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o755))
+	}
+	install := exec.CommandContext(t.Context(), filepath.Join(dir, "scripts", "packages.sh"), "demo")
+	install.Env = append(os.Environ(), "APT_CONFIG="+apt)
+	said, err := install.CombinedOutput()
+	require.Error(t, err)
+	require.Contains(t, string(said), "\nmissing Debian package: sdbox-no-such-reader\nhint: sdbox is made for Debian 12 with a working apt")
+	require.NotContains(t, string(said), "coreutils")
+	require.NotContains(t, string(said), "not-asked-for")
+}
+
 // TestUnitsAreSoundAndHardened asks systemd itself about the units as shipped. The number is systemd's measure of exposure, ten times
 // as printed: 0 is nothing, 100 everything.
 func TestUnitsAreSoundAndHardened(t *testing.T) {
