@@ -132,13 +132,14 @@ func (c *operatorCmd) Run(out io.Writer) error {
 
 type cardCmd struct {
 	authority
-	GUID     string `name:"guid" arg:"" help:"GUID of the card: 8-4-4-4-12 hexadecimal digits."`
-	Name     string `required:"" help:"Name of the person."`
-	UPN      string `name:"upn" placeholder:"NAME@DOMAIN" help:"User principal name, for directory logon."`
-	Method   string `enum:"finger-on-card,finger-on-token,pin" default:"finger-on-card" help:"How the card makes sure of its person: ${enum}."`
-	Auth     string `name:"auth" required:"" placeholder:"FILE" help:"Public key of 9A (PEM), made on the card."`
-	Presence string `name:"presence" required:"" placeholder:"FILE" help:"Public key of 9E (PEM), made on the card."`
-	Out      string `required:"" placeholder:"DIR" help:"Folder to make: 9a.pem and 9e.pem."`
+	GUID     string    `name:"guid" arg:"" help:"GUID of the card: 8-4-4-4-12 hexadecimal digits."`
+	Name     string    `required:"" help:"Name of the person."`
+	UPN      string    `name:"upn" placeholder:"NAME@DOMAIN" help:"User principal name, for directory logon."`
+	Method   string    `enum:"finger-on-card,finger-on-token,pin" default:"finger-on-card" help:"How the card makes sure of its person: ${enum}."`
+	Auth     string    `name:"auth" required:"" placeholder:"FILE" help:"Public key of 9A (PEM), made on the card."`
+	Presence string    `name:"presence" required:"" placeholder:"FILE" help:"Public key of 9E (PEM), made on the card."`
+	Until    time.Time `help:"End of the 9A certificate, for somebody who leaves sooner. Default: in 3 years."`
+	Out      string    `required:"" placeholder:"DIR" help:"Folder to make: 9a.pem and 9e.pem."`
 }
 
 func (c *cardCmd) Run(out io.Writer) error {
@@ -161,7 +162,7 @@ func (c *cardCmd) Run(out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	person, err := a.Issue(profile.CardAuth{GUID: guid, Name: c.Name, UPN: c.UPN, Method: profile.Method(c.Method), Key: auth})
+	person, err := a.Issue(profile.CardAuth{GUID: guid, Name: c.Name, UPN: c.UPN, Method: profile.Method(c.Method), Key: auth, Until: c.Until})
 	if err != nil {
 		return hinted(err)
 	}

@@ -118,6 +118,7 @@ func TestMistakesAreNamedAndNothingIsOverwritten(t *testing.T) {
 		"serial":          {1, "box serial", []string{"issue", "device", "paris", "--ak-name", "000b" + strings.Repeat("ab", 32), "--pki", pki, "--out", d.path("y")}},
 		"AK name":         {1, "hint: want 000b", []string{"issue", "device", "PARIS-0042", "--ak-name", "xyz", "--pki", pki, "--out", d.path("y")}},
 		"method":          {2, "--method must be one of", []string{"issue", "card", guid, "--name", "Ada", "--method", "smile", "--auth", one, "--presence", one, "--pki", pki, "--out", d.path("y")}},
+		"ended already":   {1, "want a time in the coming 3 years", []string{"issue", "card", guid, "--name", "Ada", "--until", "2026-01-01T00:00:00Z", "--auth", one, "--presence", d.newPublic("two.pub"), "--pki", pki, "--out", d.path("y")}},
 		"one key twice":   {1, "hint: make a key in each slot", []string{"issue", "card", guid, "--name", "Ada", "--auth", one, "--presence", one, "--pki", pki, "--out", d.path("y")}},
 		"RSA key":         {1, "hint: want an ECDSA key", []string{"issue", "bubble", "epi", "--public", d.public("rsa.pub", rsaKey.Public()), "--pki", pki, "--out", d.path("y")}},
 		"a private key":   {1, "hint: want a PEM file that begins with BEGIN PUBLIC KEY", []string{"issue", "bubble", "epi", "--public", d.path("epi/key.pem"), "--pki", pki, "--out", d.path("y")}},

@@ -156,13 +156,14 @@ func checkAKName(name []byte) error {
 	return nil
 }
 
-// CardAuth is the certificate of a card's key 9A: the person, by a method. 3 years.
+// CardAuth is the certificate of a card's key 9A: the person, by a method. 3 years, or until an earlier end.
 type CardAuth struct {
 	GUID   ident.GUID
 	Name   string // common name, for people
 	UPN    string // user principal name, for directory logon: alice@DOMAIN; may be empty
 	Method Method
 	Key    crypto.PublicKey
+	Until  time.Time // its last second, for somebody who leaves sooner; zero = 3 years
 }
 
 // Issuer is Cards.
@@ -187,6 +188,13 @@ func (p CardAuth) Template(_ ident.Domain, now time.Time) (*x509.Certificate, er
 	t, err := leaf(p.Name, p.Key, number, now, 3*365*day, x509.ExtKeyUsageClientAuth)
 	if err != nil {
 		return nil, err
+	}
+	if !p.Until.IsZero() {
+		if until := p.Until.UTC().Truncate(time.Second); until.After(now) && until.Before(t.NotAfter) {
+			t.NotAfter = until
+		} else {
+			return nil, fmt.Errorf("end %s: want a time in the coming 3 years", until.Format(time.RFC3339))
+		}
 	}
 	t.UnknownExtKeyUsage = []asn1.ObjectIdentifier{oidSmartcardLogon(), oidKerberosClient()}
 	t.ExtraExtensions = []pkix.Extension{names}
