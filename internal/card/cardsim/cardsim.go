@@ -26,6 +26,10 @@ import (
 // NISTOCC is the profile of a SP 800-73-5 card with on-card comparison of two fingers: T=1, extended length, P-256 keys.
 const NISTOCC = "nist-occ"
 
+// NoPIV is the profile of a contact card without the PIV application, such as a bank's or a transport company's: what a person takes
+// out of her purse by mistake.
+const NoPIV = "no-piv"
+
 // maxObject is the most a data object of any profile holds (SP 800-73-5 Part 1, Table 3, asks 1,857 bytes of a 9A certificate
 // at least).
 const maxObject = 4096

@@ -159,7 +159,7 @@ func (s *Sim) selectLocked(c command) ([]byte, status) {
 	if c.p1 != 0x04 || c.p2 != 0x00 {
 		return nil, swBadParameter
 	}
-	if len(c.data) < 5 || !bytes.HasPrefix([]byte(applicationID), c.data) {
+	if s.profile.noPIV || len(c.data) < 5 || !bytes.HasPrefix([]byte(applicationID), c.data) {
 		return nil, swNotFound
 	}
 	if !s.ram.selected || s.profile.yubico {

@@ -21,6 +21,7 @@ type profile struct {
 	memory                   int  // bytes of all data objects together
 	maxObject                int  // bytes of one
 	digitsOnly               bool // a PIN is 6 to 8 digits (SP 800-73-5 Part 1, 3.1); else 6 to 8 bytes
+	noPIV                    bool // SELECT finds nothing
 	yubico                   bool // management key, PUK, and the commands of Yubico's extensions
 }
 
@@ -35,6 +36,9 @@ const (
 // chaining and extended length), pre-issuing data 6 "sdbox" (ISO/IEC 7816-4, 8.1.1); the last byte is the check.
 const atrOCC = "\x3B\x8B\x01\x80\x73\xC0\x21\xC0\x65sdbox\x5F"
 
+// atrPlain offers T=1 and says nothing of the card (ISO/IEC 7816-3, 8.2); the last byte is the check.
+const atrPlain = "\x3B\x80\x01\x81"
+
 // atrYubiKey is that of a YubiKey 5 over USB (OpenSC knows the model by it): T=1, card capabilities 7 as above, "YubiKey".
 const atrYubiKey = "\x3B\xFD\x13\x00\x00\x81\x31\xFE\x15\x80\x73\xC0\x21\xC0\x57YubiKey\x40"
 
@@ -48,6 +52,8 @@ func profileNamed(name string) (profile, error) {
 			slots:  []card.Slot{card.Slot9A, card.Slot9E},
 			memory: 32 << 10, maxObject: maxObject, digitsOnly: true,
 		}, nil
+	case NoPIV:
+		return profile{atr: atrPlain, pinTries: 3, maxTries: 3, noPIV: true, digitsOnly: true}, nil
 	case YubiKey57:
 		slots := []card.Slot{card.Slot9A, slot9C, slot9D, card.Slot9E}
 		for s := card.Slot82; s < card.Slot82+20; s++ {
@@ -60,7 +66,7 @@ func profileNamed(name string) (profile, error) {
 			memory: 51200, maxObject: 3052, yubico: true,
 		}, nil
 	default:
-		return profile{}, fmt.Errorf("card profile %.40q: want %s or %s", name, NISTOCC, YubiKey57)
+		return profile{}, fmt.Errorf("card profile %.40q: want %s, %s or %s", name, NISTOCC, YubiKey57, NoPIV)
 	}
 }
 

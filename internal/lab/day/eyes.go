@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"sdbox/agent/screen"
 	"sdbox/internal/lab/house"
@@ -178,8 +179,12 @@ func onlyLetters(s string) string {
 	}, s)
 }
 
-// lookalike maps letters that are mistaken for one another to one of them, and what is no letter or digit to -1.
+// lookalike maps letters that are mistaken for one another to one of them, and what is no letter or digit to -1. Of a letter with an
+// accent only the letter counts.
 func lookalike(r rune) rune {
+	if i := strings.IndexRune("éèêëàâîïôûùç", r); i >= 0 {
+		r = []rune("eeeeaaiiouuc")[utf8.RuneCountInString("éèêëàâîïôûùç"[:i])]
+	}
 	switch {
 	case r == 'o':
 		return '0'

@@ -37,6 +37,7 @@ type player struct {
 	eyes   [2]*eyes
 	area   image.Rectangle // of a desktop on a box's screen
 	report Report
+	lost   string  // the code by which box 1 said that the line is lost
 	count  int     // the number the background job had reached
 	idle   float64 // memory of the gateway before any session, MB
 }
@@ -120,7 +121,7 @@ func (p *player) boot(box int) func(context.Context) (time.Duration, error) {
 			return 0, err
 		}
 		p.eyes[box] = e
-		came, err := e.read(ctx, "Ready", "Insert your card")
+		came, err := e.read(ctx, ready(p.site.Language)...)
 		if err == nil && box == 0 {
 			p.idle, err = p.site.GatewayProgram.MemoryMB()
 		}

@@ -7,12 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"image"
-	"path/filepath"
 	"time"
 
 	"sdbox/agent/viewer"
 	"sdbox/internal/lab/house"
 	labnet "sdbox/internal/lab/net"
+	"sdbox/internal/refusal"
 )
 
 // The keys of trouble.
@@ -25,48 +25,30 @@ func Trouble(ctx context.Context, site *house.Site, o Options) ([]Step, error) {
 	p := &player{Options: o, site: site, person: site.People[0]}
 	p.area = viewer.Area(house.ScreenWidth, house.ScreenHeight)
 	defer p.close()
-	for i, s := range []struct {
-		name string
-		do   func(context.Context) (time.Duration, error)
-	}{
-		{"box boots: ready", p.boot(0)},
-		{"card in", p.cardIn(0)},
-		{"finger: her projects", p.rightFinger(0)},
-		{"opens epi", p.openEpi},
-		{"types in the terminal", p.types},
-		{"starts a job that counts", p.startJob},
-		{"gateway killed: connection lost", p.killGateway},
-		{"gateway back: the same desktop without a finger, the job counted on", p.gatewayBack},
-		{"the box's link unplugged for two seconds: connection lost, and back", p.blink},
-		{"for eight: connection lost", p.unplugLong},
-		{"plugged in: the same desktop without a finger, the job counted on", p.plugIn},
-		{"message over the picture", p.message(0)},
-		{"read: the message is gone", p.messageRead},
-		{"bubble's program killed: the list says so", p.killBubble},
-		{"another bubble opens", p.openSecond},
-		{"back at the list", p.backToList},
-		{"bubble's program back: the same desktop, the job counted on", p.bubbleBack},
-		{"desktop killed: the list says so", p.killDesktop},
-		{"it starts anew: a new desktop", p.newDesktop},
-		{"back at the list", p.backToList},
-		{"Delete: shall it end?", p.askEnd},
-		{"Enter: it has ended", p.end},
-		{"the audit log verifies offline", p.audit},
-	} {
-		stepCtx, cancel := context.WithTimeout(ctx, stepTimeout)
-		took, err := s.do(stepCtx)
-		cancel()
-		if e := p.eyes[0]; e != nil && o.Out != "" {
-			err = errors.Join(err, e.save(ctx, filepath.Join(p.Out, fmt.Sprintf("trouble-%02d.png", i+1))))
-		}
-		if err != nil {
-			return p.report.Steps, fmt.Errorf("%s: %w", s.name, err)
-		}
-		took = max(took, 0) // when a picture came is known to a millisecond
-		fmt.Fprintf(p.Print, "%3d  %-70s %8d\n", i+1, s.name, took.Milliseconds())
-		p.report.Steps = append(p.report.Steps, Step{Name: s.name, MS: took.Milliseconds()})
-	}
-	return p.report.Steps, nil
+	return p.play(ctx, "trouble", []step{
+		{"box boots: ready", 0, p.boot(0)},
+		{"card in", 0, p.cardIn(0)},
+		{"finger: her projects", 0, p.rightFinger(0)},
+		{"opens epi", 0, p.openEpi},
+		{"types in the terminal", 0, p.types},
+		{"starts a job that counts", 0, p.startJob},
+		{"gateway killed: connection lost", 0, p.killGateway},
+		{"gateway back: the same desktop without a finger, the job counted on", 0, p.gatewayBack},
+		{"the box's link unplugged for two seconds: connection lost, and back", 0, p.blink},
+		{"for eight: connection lost", 0, p.unplugLong},
+		{"plugged in: the same desktop without a finger, the job counted on", 0, p.plugIn},
+		{"message over the picture", 0, p.message(0)},
+		{"read: the message is gone", 0, p.messageRead},
+		{"bubble's program killed: the list says so", 0, p.killBubble},
+		{"another bubble opens", 0, p.openSecond},
+		{"back at the list", 0, p.backToList},
+		{"bubble's program back: the same desktop, the job counted on", 0, p.bubbleBack},
+		{"desktop killed: the list says so", 0, p.killDesktop},
+		{"it starts anew: a new desktop", 0, p.newDesktop},
+		{"back at the list", 0, p.backToList},
+		{"Delete: shall it end?", 0, p.askEnd},
+		{"Enter: it has ended", 0, p.end},
+	})
 }
 
 func (p *player) since(ctx context.Context, began time.Time, words ...string) (time.Duration, error) {
@@ -79,7 +61,12 @@ func (p *player) killGateway(ctx context.Context) (time.Duration, error) {
 	if err := p.site.GatewayProgram.Kill(); err != nil {
 		return 0, err
 	}
-	return p.said(ctx, began)
+	took, err := p.said(ctx, began)
+	if err != nil {
+		return 0, err
+	}
+	p.lost, err = p.readCode(ctx, 0, refusal.LinkLost, codeArea())
+	return took, err
 }
 
 // said waits for the words that the connection is lost.
@@ -96,7 +83,8 @@ func (p *player) gatewayBack(ctx context.Context) (time.Duration, error) {
 	if err := p.site.ReturnGateway(ctx); err != nil {
 		return 0, err
 	}
-	return p.jobGoesOn(ctx, began)
+	took, err := p.jobGoesOn(ctx, began)
+	return took, errors.Join(err, p.known(ctx, p.lost))
 }
 
 // jobGoesOn waits until the screen shows epi again, with the job further on than it was last seen.
@@ -185,7 +173,8 @@ func (p *player) killBubble(ctx context.Context) (time.Duration, error) {
 	if err := p.site.Bubbles[0].Program.Kill(); err != nil {
 		return 0, err
 	}
-	return p.since(ctx, began, "Your projects", "being repaired", "U02")
+	err := p.refuses(ctx, 0, refusal.BubbleDown, "Your projects", "being repaired", "Open another project")
+	return time.Since(began), err
 }
 
 func (p *player) openSecond(ctx context.Context) (time.Duration, error) {

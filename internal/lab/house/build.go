@@ -3,6 +3,7 @@
 package house
 
 import (
+	"cmp"
 	"context"
 	"embed"
 	"errors"
@@ -13,6 +14,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"sdbox/internal/refusal"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -25,9 +28,10 @@ const support = "+33 1 70 00 00 00"
 
 // Config says where a lab lives and which programs run in it.
 type Config struct {
-	Dir  string    // the house's folder: places, logs, keys. It must be empty or missing
-	Bin  string    // folder of the shipped programs
-	Said io.Writer // one line for each part that is ready
+	Dir      string       // the house's folder: places, logs, keys. It must be empty or missing
+	Bin      string       // folder of the shipped programs
+	Language refusal.Lang // of the site: what its boxes speak until a person is known; empty = English
+	Said     io.Writer    // one line for each part that is ready
 }
 
 // Build furnishes the lab's house: authorities, gateway, bubbles, boxes with their hardware, people with cards, all registered
@@ -40,7 +44,7 @@ func Build(ctx context.Context, c Config) (*Site, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Site{House: h, Tray: &Tray{}, bin: h.bin, People: people()}
+	s := &Site{House: h, Tray: &Tray{}, bin: h.bin, People: people(), Language: cmp.Or(c.Language, refusal.English)}
 	for _, part := range []struct {
 		name string
 		make func(context.Context) error
@@ -137,7 +141,7 @@ gateway = [%q]
 gateway_name = %q
 root = "root.pem"
 state = "state"
-language = "en"
+language = %q
 support = %q
 layout = "us"
 
@@ -150,7 +154,7 @@ finger = "unix:%s"
 [screen]
 width = %d
 height = %d
-`, Domain, GatewayAddress+":443", Domain.Gateway(GatewayName), support, tpmSocket, screenFile, keySocket, touchSocket, ScreenWidth, ScreenHeight)
+`, Domain, GatewayAddress+":443", Domain.Gateway(GatewayName), s.Language, support, tpmSocket, screenFile, keySocket, touchSocket, ScreenWidth, ScreenHeight)
 	err = errors.Join(
 		os.WriteFile(filepath.Join(b.Place.dir, "root.pem"), root, 0o644),
 		os.WriteFile(filepath.Join(b.Place.dir, "agent.toml"), []byte(conf), 0o644))

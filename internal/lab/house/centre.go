@@ -80,7 +80,7 @@ func (s *Site) startGateway(ctx context.Context) error {
 	}
 	dir := s.Gateway.dir
 	err = errors.Join(
-		os.WriteFile(filepath.Join(dir, "gateway.toml"), []byte(gatewayConfig(public)), 0o644),
+		os.WriteFile(filepath.Join(dir, "gateway.toml"), []byte(s.gatewayConfig(public)), 0o644),
 		os.WriteFile(filepath.Join(dir, "ctl.toml"), []byte(ctlConfig()), 0o644),
 		os.WriteFile(filepath.Join(dir, "reference.note"), note, 0o644),
 		os.WriteFile(filepath.Join(dir, "release.pub"), []byte(public+"\n"), 0o644),
@@ -154,12 +154,12 @@ func (p *Place) lastLine(program string) string {
 	return lines[len(lines)-1]
 }
 
-func gatewayConfig(releaseKey string) string {
+func (s *Site) gatewayConfig(releaseKey string) string {
 	return fmt.Sprintf(`# The lab's gateway. sdbox-gateway init wrote the keys beside this file.
 domain = %q
 name = %q
 state = "state"
-language = "en"
+language = %q
 support = %q
 tls = "state/tls"
 ek_roots = "ek-roots.pem" # the makers of simulated TPMs: taken in the domain "lab" only
@@ -167,12 +167,12 @@ references = [%q]
 threshold = 1
 
 [front_door]
-listen = "%[5]s:443"
-endpoints = ["%[5]s:443"]
+listen = "%[6]s:443"
+endpoints = ["%[6]s:443"]
 max_waiting = 256
 
 [tunnel]
-listen = "%[5]s:443"
+listen = "%[6]s:443"
 key = "state/tunnel.key"
 lease = "15m"
 
@@ -180,14 +180,14 @@ lease = "15m"
 dir = "state/devices"
 
 [console]
-listen = %[6]q
+listen = %[7]q
 
 [health]
 listen = "127.0.0.1:9090"
 
 [audit]
 key = "state/audit.key"
-`, Domain, GatewayName, support, releaseKey, GatewayAddress, ConsoleAddress)
+`, Domain, GatewayName, s.Language, support, releaseKey, GatewayAddress, ConsoleAddress)
 }
 
 func ctlConfig() string {

@@ -210,6 +210,12 @@ func (g *Program) Kill() error {
 	return err
 }
 
+// Freeze stops the program where it is, as a machine that hangs does; Thaw lets it go on.
+func (g *Program) Freeze() error { return g.cmd.Process.Signal(syscall.SIGSTOP) }
+
+// Thaw is the end of Freeze.
+func (g *Program) Thaw() error { return g.cmd.Process.Signal(syscall.SIGCONT) }
+
 // Stop asks the program to end with SIGTERM and waits for it, until ctx ends.
 func (g *Program) Stop(ctx context.Context) error {
 	if err := g.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,7 +25,7 @@ import (
 func people() []*Person {
 	return []*Person{
 		newPerson("Camille Durand", "durand", "en", 2001, 42),
-		newPerson("Jonas Weber", "weber", "en", 2002, 1042),
+		newPerson("Jonas Weber", "weber", "fr", 2002, 1042),
 	}
 }
 
@@ -144,13 +145,29 @@ func (s *Site) makeCards(ctx context.Context) error {
 }
 
 func (s *Site) makeCard(ctx context.Context, p *Person) error {
-	dir := filepath.Join(s.House.dir, "desk", p.Account)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	sim, err := s.certifyCard(ctx, p, s.pki())
+	if err != nil {
 		return err
+	}
+	if err := sim.Save(filepath.Join(s.desk(p), "card.json")); err != nil {
+		return err
+	}
+	s.Tray.Add(sim)
+	return nil
+}
+
+// desk is where the desk keeps what it made for a person.
+func (s *Site) desk(p *Person) string { return filepath.Join(s.House.dir, "desk", p.Account) }
+
+// certifyCard makes a person's card with the authorities of a folder; more are further options of sdbox-pki issue card.
+func (s *Site) certifyCard(ctx context.Context, p *Person, pki string, more ...string) (*cardsim.Sim, error) {
+	dir := s.desk(p)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
 	}
 	sim, err := cardsim.New(cardsim.NISTOCC, cardsim.Person{GUID: p.GUID, Name: p.Name})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	keys := map[card.Slot]string{card.Slot9A: filepath.Join(dir, "9a.pub"), card.Slot9E: filepath.Join(dir, "9e.pub")}
 	for slot, file := range keys {
@@ -159,15 +176,23 @@ func (s *Site) makeCard(ctx context.Context, p *Person) error {
 			err = writePublic(file, public)
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 	}
 	certificates := filepath.Join(dir, "certificates")
-	_, err = s.program(ctx, "sdbox-pki", "issue", "card", p.GUID.String(), "--name", p.Name, "--pki", s.pki(),
-		"--auth", keys[card.Slot9A], "--presence", keys[card.Slot9E], "--out", certificates)
+	_, err = s.program(ctx, "sdbox-pki", slices.Concat([]string{"issue", "card", p.GUID.String(), "--name", p.Name, "--pki", pki,
+		"--auth", keys[card.Slot9A], "--presence", keys[card.Slot9E], "--out", certificates}, more)...)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	return sim, errors.Join(
+		putCertificates(sim, certificates),
+		sim.Enrol(card.RefFinger, p.hand[Right].Reference().Encode()),
+		sim.Enrol(card.RefFinger2, p.hand[Left].Reference().Encode()))
+}
+
+// putCertificates writes the certificates of a folder onto a card.
+func putCertificates(sim *cardsim.Sim, certificates string) error {
 	for slot, file := range map[card.Slot]string{card.Slot9A: "9a.pem", card.Slot9E: "9e.pem"} {
 		text, err := os.ReadFile(filepath.Join(certificates, file))
 		if err != nil {
@@ -181,14 +206,6 @@ func (s *Site) makeCard(ctx context.Context, p *Person) error {
 			return err
 		}
 	}
-	err = errors.Join(
-		sim.Enrol(card.RefFinger, p.hand[Right].Reference().Encode()),
-		sim.Enrol(card.RefFinger2, p.hand[Left].Reference().Encode()),
-		sim.Save(filepath.Join(dir, "card.json")))
-	if err != nil {
-		return err
-	}
-	s.Tray.Add(sim)
 	return nil
 }
 
@@ -231,7 +248,7 @@ func (s *Site) registerPerson(ctx context.Context, p *Person) error {
 		return fmt.Errorf("register %s: %w", p.Name, err)
 	}
 	// The gateway's operator gets the card's certificates from the desk.
-	desk := filepath.Join(s.House.dir, "desk", p.Account, "certificates")
+	desk := filepath.Join(s.desk(p), "certificates")
 	handed := filepath.Join(s.Gateway.dir, "cards", p.Account)
 	if err := os.CopyFS(handed, os.DirFS(desk)); err != nil {
 		return err

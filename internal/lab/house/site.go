@@ -10,6 +10,7 @@ import (
 	"sdbox/internal/finger"
 	"sdbox/internal/finger/fingersim"
 	"sdbox/internal/ident"
+	"sdbox/internal/refusal"
 )
 
 // Domain is the trust domain of the lab, GatewayName the short name of its one gateway.
@@ -67,6 +68,7 @@ type Site struct {
 	Bubbles        []*Bubble
 	People         []*Person
 	Tray           *Tray
+	Language       refusal.Lang // of the site
 
 	bin string // folder of the shipped programs
 }
