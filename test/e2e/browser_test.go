@@ -229,7 +229,8 @@ func TestChromiumPlaysTheDay(t *testing.T) {
 	whole := image.Rect(0, 0, house.ScreenWidth, house.ScreenHeight)
 	middle := whole.Inset(240)
 	area := viewer.Area(house.ScreenWidth, house.ScreenHeight)
-	title := viewer.BarArea(house.ScreenWidth, house.ScreenHeight)
+	bar := viewer.BarArea(house.ScreenWidth, house.ScreenHeight)
+	title := bar
 	title.Max.X /= 3 // the right end moves with the delay
 	sheet := image.Rect(30, 20, 660, 400).Add(area.Min)
 	terminal := house.Terminal().Add(area.Min)
@@ -271,7 +272,11 @@ func TestChromiumPlaysTheDay(t *testing.T) {
 	console.until(`document.querySelector("#rows tr").innerText.includes("Consumer prices")`)
 	console.until(`document.activeElement.matches("a.cut")`)
 
-	// A message of the operator is on the screen; back by the page's button, where the work was left.
+	// She looks at this session alone: the person reads so. A message is on the screen; back by the page's button, where the work was left.
+	console.click(`[id^="see-"]`)
+	console.until(`document.querySelector(".eye")`)
+	lab.read(bar, "Watched by the centre")
+	console.noBarriers()
 	console.click(`[id^="tell-"]`)
 	console.until(`document.activeElement.id === "text"`)
 	console.do(chromedp.KeyEvent("Maintenance at noon"))
