@@ -9,6 +9,9 @@ import (
 	"go/parser"
 	"go/token"
 	"os"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -119,6 +122,7 @@ func TestPackageCommentShowsTheTable(t *testing.T) {
 		line := fmt.Sprintf("%6d  %-15s %-8s %6d", r.Type, r.Name, r.From, r.Limit)
 		require.Contains(t, strings.Join(strings.Fields(doc), " "), strings.Join(strings.Fields(line), " "))
 	}
+	require.Len(t, regexp.MustCompile(`(?m)^\s+\d+\s+[A-Z]`).FindAllString(doc, -1), len(Table()), "and nothing else")
 }
 
 func TestBadBytesAreRefused(t *testing.T) {
@@ -144,7 +148,27 @@ func TestGoodVectorsDecode(t *testing.T) {
 	}
 }
 
-// vectors reads lines "name = hex"; text after # is a comment.
+func TestLimitOfEveryTypeIsExact(t *testing.T) {
+	c := codec(t)
+	limits := vectors(t, "../../test/vectors/wire-limits.txt")
+	short := []string{"Beat", "NonceRequest", "Watched"} // whose fields are shorter than their limit
+	for _, r := range Table() {
+		longest, exists := limits[fmt.Sprint(r.Name, " ", r.Limit)]
+		require.Equal(t, !slices.Contains(short, r.Name), exists, r.Name)
+		if exists {
+			require.Len(t, longest, r.Limit)
+			_, err := c.Decode(longest, r.From)
+			require.NoError(t, err, r.Name)
+		}
+		longer := limits[fmt.Sprint(r.Name, " ", r.Limit+1)]
+		require.Len(t, longer, r.Limit+1)
+		_, err := c.Decode(longer, r.From)
+		require.ErrorIs(t, err, ErrGrammar, r.Name)
+		require.ErrorContains(t, err, fmt.Sprint("limit ", r.Limit), r.Name)
+	}
+}
+
+// vectors reads lines "name = hex", in which XX*N is the byte XX, N times; text after # is a comment.
 func vectors(t testing.TB, path string) map[string][]byte {
 	t.Helper()
 	text, err := os.ReadFile(path)
@@ -156,8 +180,18 @@ func vectors(t testing.TB, path string) map[string][]byte {
 		if !found {
 			continue
 		}
-		raw, err := hex.DecodeString(strings.ReplaceAll(strings.TrimSpace(digits), " ", ""))
-		require.NoError(t, err, line)
+		var raw []byte
+		for word := range strings.FieldsSeq(digits) {
+			pattern, count, repeated := strings.Cut(word, "*")
+			b, err := hex.DecodeString(pattern)
+			require.NoError(t, err, line)
+			n := 1
+			if repeated {
+				n, err = strconv.Atoi(count)
+				require.NoError(t, err, line)
+			}
+			raw = append(raw, bytes.Repeat(b, n)...)
+		}
 		out[strings.TrimSpace(name)] = raw
 	}
 	require.NotEmpty(t, out)
@@ -171,8 +205,10 @@ func FuzzDecode(f *testing.F) {
 		require.NoError(f, err)
 		f.Add(b)
 	}
-	for _, in := range vectors(f, "../../test/vectors/wire-bad.txt") {
-		f.Add(in)
+	for _, file := range []string{"wire-bad.txt", "wire-limits.txt"} {
+		for _, in := range vectors(f, "../../test/vectors/"+file) {
+			f.Add(in)
+		}
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, from := range []Origin{FromBox, FromGateway} {
