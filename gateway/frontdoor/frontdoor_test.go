@@ -322,6 +322,15 @@ func TestEvidenceIsRefusedWithItsReasonInTheLogOnly(t *testing.T) {
 	require.NoError(t, err)
 	c = g.call(identity)
 	require.Contains(t, g.reason(c.ask(c.evidence(m, c.nonce(), nil))), "stolen")
+
+	second := g.register(thief, "PARIS-2")
+	identity = g.enrol(thief)
+	c = g.call(identity)
+	nonce := c.nonce()
+	require.NoError(t, g.registry.RetireBox(t.Context(), "operator:test", second.Serial, "stolen"))
+	require.Contains(t, g.reason(c.ask(c.evidence(thief, nonce, nil))), "retired", "while it talked to the door")
+	_, leased := g.door.Lease(second.Address)
+	require.False(t, leased)
 }
 
 func TestOnlyTheRegisteredMachineEnrols(t *testing.T) {

@@ -115,7 +115,24 @@ func (v *visit) evidence(ctx context.Context, m *wire.Evidence, box registry.Box
 	if err != nil {
 		return err
 	}
+	if err := v.door.stands(ctx, box, v.hash); err != nil {
+		v.door.conf.Tunnel.RemovePeer(m.TunnelKey)
+		return v.refuse(ctx, m, box.Serial, err)
+	}
 	return v.line.Write(answer)
+}
+
+// stands reads the registry once more when there is a peer. Who locks or retires a box takes its peer away, and finds none while the
+// box still talks to the door: between the two looks nothing is missed.
+func (d *Door) stands(ctx context.Context, before registry.Box, certificate [32]byte) error {
+	box, err := d.conf.Registry.Box(ctx, before.Serial)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(box.AK, before.AK) || !bytes.Equal(box.Device, certificate[:]) {
+		return errors.New("the certificate has been replaced by another one")
+	}
+	return d.usable(ctx, box)
 }
 
 // appraise takes the nonce first: whatever is found wrong with the evidence, it has been used.
