@@ -247,7 +247,7 @@ func FuzzRaw(f *testing.F) {
 			}
 		}
 		require.LessOrEqual(t, len(s.Held()), maxHeld)
-		x, y := s.Pointer()
+		x, y := s.x, s.y
 		require.True(t, x >= 0 && x < 1920 && y >= 0 && y < 1080)
 		for _, e := range s.Release() {
 			if e.Kind == KeyEvent {

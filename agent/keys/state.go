@@ -158,9 +158,6 @@ func (s *State) Release() []Event {
 	return out
 }
 
-// Pointer returns where the pointer is.
-func (s *State) Pointer() (x, y int) { return s.x, s.y }
-
 func (s *State) takeKey(code uint16, value int32) (Event, bool) {
 	i := slices.IndexFunc(s.held, func(k key) bool { return k.code == code })
 	xt, known := XT(code)

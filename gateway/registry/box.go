@@ -188,11 +188,6 @@ func (r *Registry) BoxByEK(ctx context.Context, ek [32]byte) (Box, error) {
 	return queryOne(r, ctx, "box by endorsement key", selectBox+` WHERE ek = $1`, []any{ek[:]}, scanBox)
 }
 
-// BoxByAddress reads the box with this inner address: inside the tunnel, an address is a box.
-func (r *Registry) BoxByAddress(ctx context.Context, a netip.Addr) (Box, error) {
-	return queryOne(r, ctx, "box by inner address", selectBox+` WHERE address = $1`, []any{a.String()}, scanBox)
-}
-
 // Boxes lists every box by serial.
 func (r *Registry) Boxes(ctx context.Context) ([]Box, error) {
 	return query(r, ctx, "list boxes", selectBox+` ORDER BY serial`, nil, scanBox)

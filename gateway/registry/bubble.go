@@ -78,11 +78,6 @@ func scanBubble(row store.Row) (b Bubble, err error) {
 	return b, readList(countries, &b.Countries)
 }
 
-// Bubble reads a bubble by its short name.
-func (r *Registry) Bubble(ctx context.Context, name string) (Bubble, error) {
-	return queryOne(r, ctx, BubbleName(name), selectBubble+` WHERE name = $1`, []any{name}, scanBubble)
-}
-
 // Bubbles lists every bubble in the order of the site.
 func (r *Registry) Bubbles(ctx context.Context) ([]Bubble, error) {
 	return query(r, ctx, "list bubbles", selectBubble+` ORDER BY place, name`, nil, scanBubble)

@@ -15,9 +15,6 @@ const MaxMinutiae = 85
 // Size is the length of one minutia in the compact card format (ISO/IEC 19794-2, 8.2).
 const Size = 3
 
-// AngleUnit is the step of Minutia.Angle in degrees.
-const AngleUnit = 360.0 / 64
-
 // Type is what a ridge does at a minutia.
 type Type uint8
 
@@ -32,7 +29,7 @@ const (
 type Minutia struct {
 	X, Y  uint8 // 0.1 mm; x grows right, y grows down
 	Type  Type
-	Angle uint8 // 0..63 in steps of AngleUnit, counter-clockwise from the right
+	Angle uint8 // 0..63 in steps of 360/64 degrees, counter-clockwise from the right
 }
 
 // Template is one impression of a finger, best minutiae first: a reader that must shorten it drops the tail.

@@ -195,8 +195,5 @@ func (c *Conn) Greet(own *wire.Hello) (*wire.Hello, error) {
 	return hello, nil
 }
 
-// RemoteAddr is the other end's address.
-func (c *Conn) RemoteAddr() net.Addr { return c.conn.RemoteAddr() }
-
 // Close closes the connection; a Read under way fails.
 func (c *Conn) Close() error { return c.conn.Close() }

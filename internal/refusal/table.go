@@ -56,11 +56,10 @@ type Text struct{ Title, Text, Next string }
 
 // Row is one line of the failure contract.
 type Row struct {
-	Code    Code
-	Light   Light
-	Fix     Fixer
-	Overlay bool // drawn over the picture of a bubble instead of a screen of its own
-	EN, FR  Text
+	Code   Code
+	Light  Light
+	Fix    Fixer
+	EN, FR Text
 }
 
 // Lookup returns the row of a code.
@@ -76,67 +75,67 @@ func Lookup(code Code) (Row, bool) {
 // Table returns all rows, by code.
 func Table() []Row {
 	return []Row{
-		{Ready, White, Person, false,
+		{Ready, White, Person,
 			Text{"Ready.", "", "Insert your card."},
 			Text{"Prêt.", "", "Insérez votre carte."}},
-		{NotIntact, Red, Support, false,
+		{NotIntact, Red, Support,
 			Text{"This box cannot prove it is intact, so it stays closed.", "", "Do not open it. Call support, code {code}."},
 			Text{"Ce boîtier ne peut pas prouver qu'il est intact : il reste fermé.", "", "Ne l'ouvrez pas. Appelez le support, code {code}."}},
-		{CardUnreadable, Amber, Person, false,
+		{CardUnreadable, Amber, Person,
 			Text{"I cannot read this card.", "", "Turn it over or try again."},
 			Text{"Carte illisible.", "", "Retournez-la ou réessayez."}},
-		{CardForeign, Amber, Person, false,
+		{CardForeign, Amber, Person,
 			Text{"This card is not from this centre.", "", "Use your own card."},
 			Text{"Cette carte n'est pas de ce centre.", "", "Utilisez la vôtre."}},
-		{WrongFinger, Amber, Person, false,
+		{WrongFinger, Amber, Person,
 			Text{"This finger was not recognised.", "[{left} {left:n:try:tries} left.]", "Try again, or press 2 for the other enrolled finger."},
 			Text{"Doigt non reconnu.", "[Encore {left} {left:n:essai:essais}.]", "Réessayez, ou appuyez sur 2 pour l'autre doigt."}},
-		{CardLocked, Red, Support, false,
+		{CardLocked, Red, Support,
 			Text{"Your card is locked for your safety.", "", "Call support, code {code}. They can unlock it from a distance."},
 			Text{"Carte verrouillée pour votre sécurité.", "", "Appelez le support, code {code}. Il peut la déverrouiller à distance."}},
-		{ReaderLost, Amber, Person, false,
+		{ReaderLost, Amber, Person,
 			Text{"The card reader does not answer.", "", "Unplug the reader and plug it in again. If it stays silent, call support, code {code}."},
 			Text{"Le lecteur de carte ne répond pas.", "", "Débranchez le lecteur puis rebranchez-le. S'il reste muet, appelez le support, code {code}."}},
-		{CardEnded, Red, Support, false,
+		{CardEnded, Red, Support,
 			Text{"Your card ended[ on {date:day}].", "", "Contact support, code {code}, for a new one."},
 			Text{"Votre carte a expiré[ le {date:day}].", "", "Contactez le support, code {code}, pour en obtenir une nouvelle."}},
-		{CardRevoked, Red, Support, false,
+		{CardRevoked, Red, Support,
 			Text{"This card has been cancelled[ on {date:day}].", "It no longer opens anything.", "Contact support, code {code}."},
 			Text{"Carte annulée[ le {date:day}].", "Elle n'ouvre plus rien.", "Contactez le support, code {code}."}},
-		{CentreSilent, Amber, IT, false,
+		{CentreSilent, Amber, IT,
 			Text{"The centre does not answer.", "[Trying another way ({try} of {ways})...]", "Please wait: the box keeps trying. If it lasts, call your IT team, code {code}."},
 			Text{"Le centre ne répond pas.", "[Autre chemin ({try} sur {ways})...]", "Patientez : le boîtier continue d'essayer. Si cela dure, appelez votre équipe informatique, code {code}."}},
-		{LinkLost, Blue, Centre, true,
+		{LinkLost, Blue, Centre,
 			Text{"Connection lost.", "Your work goes on.", "Reconnecting..."},
 			Text{"Connexion perdue.", "Votre travail continue.", "Reconnexion..."}},
-		{OurFault, Red, Support, false,
+		{OurFault, Red, Support,
 			Text{"Something of ours failed. It is not your fault.", "", "Take your card out and try again. If it happens again, call support, code {code}."},
 			Text{"Une panne de notre côté. Vous n'y êtes pour rien.", "", "Retirez votre carte et réessayez. Si cela se répète, appelez le support, code {code}."}},
-		{SlowMode, Amber, IT, true,
+		{SlowMode, Amber, IT,
 			Text{"Connected in slow mode (UDP is blocked here).", "", "You can work. Ask your IT team to open UDP port 443."},
 			Text{"Connecté en mode lent (UDP bloqué ici).", "", "Vous pouvez travailler. Demandez à votre équipe informatique d'ouvrir le port UDP 443."}},
-		{ProjectEnded, Amber, Person, false,
+		{ProjectEnded, Amber, Person,
 			Text{"[Project {project}|This project] ended[ on {date:day}].", "Your other projects are open.", "Ask for an extension in the portal."},
 			Text{"[Projet {project}|Ce projet est] terminé[ le {date:day}].", "Vos autres projets sont ouverts.", "Demandez une prolongation sur le portail."}},
-		{NotFromHere, Amber, Person, false,
+		{NotFromHere, Amber, Person,
 			Text{"[Project {project}|This project] can only be opened from [{countries:countries}|another place].", "[This box is registered in {here:countries}.]", "Use a box there, or open another project."},
 			Text{"[Projet {project}|Ce projet] : uniquement depuis [{countries:countries}|un autre lieu].", "[Pays d'enregistrement de ce boîtier : {here:countries}.]", "Utilisez un boîtier sur place, ou ouvrez un autre projet."}},
-		{ProjectEnding, Amber, Person, true,
+		{ProjectEnding, Amber, Person,
 			Text{"[Project {project}|This project] ends for you[ in {minutes} {minutes:n:minute:minutes}].", "", "Save your work now. Your other projects stay open."},
 			Text{"[Projet {project}|Ce projet] : votre accès se termine[ dans {minutes} {minutes:n:minute:minutes}].", "", "Enregistrez votre travail. Vos autres projets restent ouverts."}},
-		{CutByOperator, Red, Support, false,
+		{CutByOperator, Red, Support,
 			Text{"A supervisor ended this session[ at {at:clock}].", "[Reason: {reason}]", "Take your card out. If you have a question, call support, code {code}."},
 			Text{"Un superviseur a terminé cette session[ à {at:clock}].", "[Motif : {reason}]", "Retirez votre carte. Pour toute question, appelez le support, code {code}."}},
-		{OpenElsewhere, Amber, Person, false,
+		{OpenElsewhere, Amber, Person,
 			Text{"Your desktop is open on [box {box}|another box].", "Bring it here?", "Press Enter to bring it here, or take your card out to leave it there."},
 			Text{"Bureau ouvert sur [le boîtier {box}|un autre boîtier].", "L'amener ici ?", "Appuyez sur Entrée pour l'amener ici, ou retirez votre carte pour le laisser là-bas."}},
-		{Moved, Amber, Support, false,
+		{Moved, Amber, Support,
 			Text{"Your desktop was brought to [box {box}|another box].", "Your work goes on there.", "If that was not you, call support, code {code}."},
 			Text{"Votre bureau a été amené sur [le boîtier {box}|un autre boîtier].", "Votre travail y continue.", "Si ce n'était pas vous, appelez le support, code {code}."}},
-		{BubbleStarting, Amber, Centre, false,
+		{BubbleStarting, Amber, Centre,
 			Text{"[Bubble {bubble}|This bubble] is starting[ (about {seconds} s)].", "", "Please wait: it opens by itself."},
 			Text{"[La bulle {bubble}|Cette bulle] démarre[ (environ {seconds} s)].", "", "Patientez : elle s'ouvre d'elle-même."}},
-		{BubbleDown, Amber, Centre, false,
+		{BubbleDown, Amber, Centre,
 			Text{"[Bubble {bubble}|This bubble] is being repaired[ since {since:clock}].", "", "Your work in it is kept. Open another project, or come back later."},
 			Text{"[La bulle {bubble}|Cette bulle] est en réparation[ depuis {since:clock}].", "", "Votre travail y est conservé. Ouvrez un autre projet ou revenez plus tard."}},
 	}

@@ -29,7 +29,6 @@ const (
 	CertificateIndex = 0x01800010 // NV, owner range
 	CertificateSpace = 1536       // bytes of NV at CertificateIndex
 
-	srkHandle      = 0x81000001 // TCG Provisioning Guidance, 7.5.1
 	ekHandle       = 0x81010001 // EK Credential Profile 2.5, 2.2.2: RSA-2048 EK
 	ekCertIndex    = 0x01c00002 // EK Credential Profile 2.5, 2.2.1.4: RSA-2048 EK certificate
 	maxEKCert      = 8192       // ours: the largest seen is 1.6 kB
@@ -79,9 +78,6 @@ func New(device transport.TPMCloser) (*TPM, error) {
 	t := &TPM{device: device}
 	return t, t.do("check the SHA-256 registers", checkBank)
 }
-
-// IsSimulated says whether Open would take spec for a simulated TPM, which only the lab may use.
-func IsSimulated(spec string) bool { return strings.HasPrefix(spec, socketPrefix) }
 
 // Close ends the connection. Signers made from this TPM fail with ErrClosed from then on.
 func (t *TPM) Close() error {

@@ -71,8 +71,8 @@ type painter struct {
 
 // The requests used, by opcode.
 const (
-	xCreateWindow, xDestroyWindow, xMapWindow, xUnmapWindow, xConfigureWindow = 1, 4, 8, 10, 12
-	xGetInputFocus, xCreateGC, xPutImage                                      = 43, 55, 72
+	xCreateWindow, xMapWindow, xUnmapWindow, xConfigureWindow = 1, 8, 10, 12
+	xGetInputFocus, xCreateGC, xPutImage                      = 43, 55, 72
 )
 
 const xTimeout = 5 * time.Second
