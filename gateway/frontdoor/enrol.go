@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"sdbox/gateway/registry"
@@ -17,8 +18,9 @@ import (
 	"sdbox/pki/profile"
 )
 
-// maxStrangers is how many refusals of unregistered machines are audited in a minute; more are only logged. Anyone can cause them.
-const maxStrangers = 20
+// maxAudited is how many refusals of one box, and of all machines that are not registered, are audited in a minute; more are only
+// logged. Anyone can cause them: an endorsement key is no secret.
+const maxAudited = 20
 
 var errNotRegistered = errors.New("no box with this endorsement key is registered")
 
@@ -121,7 +123,7 @@ func (v *visit) refuse(ctx context.Context, m wire.Message, serial string, reaso
 		e.Fields["reason"] = string(r)
 	}
 	d.conf.Log.Warn("box refused", "room", "frontdoor", "box", serial, "from", v.from, "code", why.Error(), "err", reason)
-	if serial != "" || d.audited(time.Now()) {
+	if d.audited(serial, time.Now()) {
 		if err := d.conf.Store.Change(ctx, e, func(*store.Tx) error { return nil }); err != nil {
 			return err
 		}
@@ -129,16 +131,15 @@ func (v *visit) refuse(ctx context.Context, m wire.Message, serial string, reaso
 	return v.line.Write(&wire.Refused{Refusal: why, Re: wire.TypeOf(m)})
 }
 
-// audited says whether one more stranger's refusal is worth a row.
-func (d *Door) audited(now time.Time) bool {
+// audited says whether one more refusal of a box, or of a stranger, is worth a row.
+func (d *Door) audited(serial string, now time.Time) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for len(d.strangers) > 0 && now.Sub(d.strangers[0]) > time.Minute {
-		d.strangers = d.strangers[1:]
+	recent := slices.DeleteFunc(d.refused[serial], func(t time.Time) bool { return now.Sub(t) > time.Minute })
+	worth := len(recent) < maxAudited
+	if worth {
+		recent = append(recent, now)
 	}
-	if len(d.strangers) >= maxStrangers {
-		return false
-	}
-	d.strangers = append(d.strangers, now)
-	return true
+	d.refused[serial] = recent
+	return worth
 }

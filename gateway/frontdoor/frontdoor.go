@@ -89,10 +89,10 @@ type Door struct {
 
 	granting sync.Mutex // held while a peer is made, so that a lease and its peer are the same one
 
-	mu        sync.Mutex
-	leases    map[netip.Addr]lease        // guarded by mu; by inner address
-	history   map[string][]attest.Binding // guarded by mu; by serial, the newest last
-	strangers []time.Time                 // guarded by mu; refusals of machines that are not registered
+	mu      sync.Mutex
+	leases  map[netip.Addr]lease        // guarded by mu; by inner address
+	history map[string][]attest.Binding // guarded by mu; by serial, the newest last
+	refused map[string][]time.Time      // guarded by mu; by serial, those of machines that are not registered under ""
 }
 
 // New makes a front door.
@@ -114,7 +114,7 @@ func New(conf Config) (*Door, error) {
 	if conf.Log == nil {
 		conf.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Door{conf: conf, spki: spki, crowd: newCrowd(conf.MaxWaiting), leases: map[netip.Addr]lease{}, history: map[string][]attest.Binding{}}, nil
+	return &Door{conf: conf, spki: spki, crowd: newCrowd(conf.MaxWaiting), leases: map[netip.Addr]lease{}, history: map[string][]attest.Binding{}, refused: map[string][]time.Time{}}, nil
 }
 
 // tlsConfig accepts TLS 1.3 with the hybrid key exchange and nothing else. There are no tickets: a resumed session would skip the

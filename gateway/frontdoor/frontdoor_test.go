@@ -340,12 +340,12 @@ func TestOnlyTheRegisteredMachineEnrols(t *testing.T) {
 	request, err := attest.NewEnrolment(stranger.tpm)
 	require.NoError(t, err)
 	require.Contains(t, g.reason(g.call(nil).ask(request)), "no box with this endorsement key")
-	for range maxStrangers {
+	for range maxAudited {
 		require.IsType(t, &wire.Refused{}, g.call(nil).ask(request))
 	}
 	log, err := g.store.Audit(t.Context(), store.AuditFilter{Object: "gateway:gw1"})
 	require.NoError(t, err)
-	require.LessOrEqual(t, len(log), maxStrangers, "strangers cannot fill the log")
+	require.LessOrEqual(t, len(log), maxAudited, "strangers cannot fill the log")
 
 	mine, err := attest.NewEnrolment(m.tpm)
 	require.NoError(t, err)
@@ -357,6 +357,14 @@ func TestOnlyTheRegisteredMachineEnrols(t *testing.T) {
 	_, err = attest.Answer(stranger.tpm, challenge)
 	require.Error(t, err, "only the TPM with that key can open it")
 	require.Contains(t, g.reason(c.ask(&wire.EnrolAnswer{Secret: make([]byte, 32)})), string(attest.BadCredential))
+	for range maxAudited {
+		c := g.call(nil)
+		c.ask(&mixed)
+		require.IsType(t, &wire.Refused{}, c.ask(&wire.EnrolAnswer{}))
+	}
+	log, err = g.store.Audit(t.Context(), store.AuditFilter{Object: "box:PARIS-1"})
+	require.NoError(t, err)
+	require.Len(t, log, 1+maxAudited, "its registration; nor can whoever knows a machine's public key")
 	rows, err := g.registry.Boxes(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, registry.Registered, rows[0].State)
