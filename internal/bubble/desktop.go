@@ -240,6 +240,7 @@ func (d *desktop) setLayout(ctx context.Context, layout string) error {
 	ctx, cancel := context.WithTimeout(ctx, layoutTime)
 	defer cancel()
 	cmd := d.command(ctx, m.display, "setxkbmap", "-layout", layout)
+	cmd.WaitDelay = time.Second // the account's other programs may keep its output open as long as they like
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("setxkbmap: %w: %.200s", err, out)
 	}

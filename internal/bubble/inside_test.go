@@ -9,7 +9,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
 	"testing"
+	"time"
+
+	"sdbox/internal/ident"
+	"sdbox/internal/seal"
 
 	"github.com/stretchr/testify/require"
 )
@@ -30,6 +37,40 @@ func TestSocketOfAnotherUserIsNotTheDesktop(t *testing.T) {
 	conn, err := d.dial()
 	require.NoError(t, err)
 	conn.Close()
+}
+
+// Programs of the account reach what setxkbmap writes to: it runs as the account too.
+func TestOutputHeldOpenHoldsUpNobody(t *testing.T) {
+	bin := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(bin, "setxkbmap"), []byte("#!/bin/sh\nsleep 1000 &\necho $! >\"$HOME/holder\"\n"), 0o700))
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	d := newDesktop(Account{Name: "amina", UID: uint32(os.Geteuid()), Home: t.TempDir()}, t.TempDir(), slog.New(slog.DiscardHandler))
+	require.NoError(t, d.remember(os.Getpid(), 1))
+	require.ErrorIs(t, d.setLayout(t.Context(), "fr"), exec.ErrWaitDelay)
+	text, err := os.ReadFile(filepath.Join(d.account.Home, "holder"))
+	require.NoError(t, err)
+	holder, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	require.NoError(t, err)
+	require.NoError(t, syscall.Kill(holder, syscall.SIGKILL))
+}
+
+// A member who logs in again and again takes no room from the others of the bubble, and loses the memory of her own oldest only.
+func TestSessionsOfOneAccountLeaveRoomForOthers(t *testing.T) {
+	l, err := openLedger(t.TempDir())
+	require.NoError(t, err)
+	now := time.Now()
+	spend := func(account string, session ident.ID, number uint64) error {
+		now = now.Add(time.Second)
+		return l.spend(seal.Header{ID: ident.NewID(), Expires: now}, Claims{Account: account, Session: session, Epoch: number}, now)
+	}
+	var newest ident.ID
+	for range 3 * maxOfOne {
+		newest = ident.NewID()
+		require.NoError(t, spend("amina", newest, 7))
+		require.NoError(t, spend("bruno", ident.ID{1}, 1))
+	}
+	require.Len(t, l.seen.Epochs, maxOfOne+1)
+	require.ErrorIs(t, spend("amina", newest, 6), ErrEpoch)
 }
 
 // TestXauthorityIsReadByXauth checks the binary format with the X project's own reader.

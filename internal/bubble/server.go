@@ -260,7 +260,9 @@ func (s *Server) open(ctx context.Context, conn *tls.Conn, gateway *x509.Certifi
 		return err
 	}
 	s.own(conn, claims)
-	screen, err := s.desktops[claims.Account].connect(ctx, width, height, req.Layout)
+	waiting, cancel := context.WithTimeout(ctx, openTime) // the gateway waits no longer
+	defer cancel()
+	screen, err := s.desktops[claims.Account].connect(waiting, width, height, req.Layout)
 	if err != nil {
 		return err
 	}

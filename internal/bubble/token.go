@@ -22,9 +22,10 @@ import (
 const (
 	ledgerFile  = "tokens.cbor"
 	maxLedger   = 1 << 20
-	maxSessions = 8192               // sessions whose owner epoch is remembered
-	epochTime   = 7 * 24 * time.Hour // no session lives longer
-	maxUsed     = 4096               // tokens used within their 60 s
+	maxSessions = 8192                      // sessions whose owner epoch is remembered
+	maxOfOne    = maxSessions / MaxAccounts // of them, of one account
+	epochTime   = 7 * 24 * time.Hour        // no session lives longer
+	maxUsed     = 4096                      // tokens used within their 60 s
 )
 
 // ledger remembers, across restarts, which tokens were used and the highest owner epoch of each session. A token
@@ -42,8 +43,9 @@ type record struct {
 }
 
 type epoch struct {
-	Number uint64 `cbor:"1,keyasint"`
-	Seen   int64  `cbor:"2,keyasint"` // ms UTC
+	Number  uint64 `cbor:"1,keyasint"`
+	Seen    int64  `cbor:"2,keyasint"` // ms UTC
+	Account string `cbor:"3,keyasint"`
 }
 
 func openLedger(dir string) (*ledger, error) {
@@ -79,11 +81,14 @@ func (l *ledger) spend(h seal.Header, c Claims, now time.Time) error {
 	if c.Epoch < known.Number {
 		return fmt.Errorf("%w: its epoch is %d, the token's %d", ErrEpoch, known.Number, c.Epoch)
 	}
+	if !found {
+		l.makeRoomLocked(c.Account)
+	}
 	if len(l.seen.Used) >= maxUsed || !found && len(l.seen.Epochs) >= maxSessions {
 		return fmt.Errorf("%w: too many sessions", ErrBusy)
 	}
 	l.seen.Used[h.ID] = h.Expires.UnixMilli()
-	l.seen.Epochs[c.Session] = epoch{c.Epoch, now.UnixMilli()}
+	l.seen.Epochs[c.Session] = epoch{c.Epoch, now.UnixMilli(), c.Account}
 	return l.saveLocked()
 }
 
@@ -98,6 +103,23 @@ func (l *ledger) forgetLocked(now time.Time) {
 		if now.Sub(time.UnixMilli(e.Seen)) > epochTime {
 			delete(l.seen.Epochs, id)
 		}
+	}
+}
+
+// makeRoomLocked forgets the oldest session of an account that has had many since: whoever begins one after the other takes no room
+// from the others of the bubble. Each person has one at a time.
+func (l *ledger) makeRoomLocked(account string) {
+	of, oldest := 0, ident.ID{}
+	for id, e := range l.seen.Epochs {
+		if e.Account != account {
+			continue
+		}
+		if of++; oldest.IsZero() || e.Seen < l.seen.Epochs[oldest].Seen {
+			oldest = id
+		}
+	}
+	if of >= maxOfOne {
+		delete(l.seen.Epochs, oldest)
 	}
 }
 
