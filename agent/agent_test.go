@@ -90,17 +90,15 @@ func (w *watched) see(is func(*screen.Image) bool) bool {
 
 // centre is the other end of a box's line, moved by the test, with a real stream.
 type centre struct {
-	t      *testing.T
-	line   *line.Conn
-	mux    *stream.Mux
-	desk   *stream.Gateway
-	print  []byte // fingerprint of its stream
-	box    []byte // fingerprint of the box's
-	code   *tile.Encoder
-	pix    []byte
-	size   image.Point
-	stream uint16
-	facts  facts
+	t     *testing.T
+	line  *line.Conn
+	mux   *stream.Mux
+	desk  *stream.Gateway
+	print []byte // fingerprint of its stream
+	box   []byte // fingerprint of the box's
+	code  *tile.Encoder
+	pix   []byte
+	facts facts
 }
 
 // bench is one SD-Box in memory, its loop running.

@@ -141,7 +141,7 @@ func (p *page) message(r refusal.Refusal, w refusal.Words, extra string) {
 	y := top + p.px(184)
 	y = p.paragraph(title, left, y, width, 3, ink, w.Title, false)
 	y = p.paragraph(text, left, y-p.px(4), width, 3, soft, w.Text, false)
-	y = p.paragraph(text, left, y, width, 3, soft, extra, false)
+	p.paragraph(text, left, y, width, 3, soft, extra, false)
 
 	lamp := p.lamp(w.Light)
 	band := image.Rect(left-p.px(32), sheetAt.Max.Y-foot-p.px(88), left+width+p.px(32), sheetAt.Max.Y-p.px(40))

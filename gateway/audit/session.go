@@ -150,7 +150,6 @@ type file struct {
 
 	create, login *event
 	elsewhere     string // the box that the login's result was given to, if it is another
-	certificate   []byte // the device certificate
 	person        profile.Person
 	gateway       gatewayEnd
 	state         attested        // the login's
