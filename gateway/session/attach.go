@@ -5,6 +5,7 @@ package session
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -18,6 +19,10 @@ import (
 
 // maxWarm is how many bubbles are connected to in advance while the finger is asked.
 const maxWarm = 4
+
+// maxOpening is how many desktops a line may be reaching for at once. A hand that goes through a list of sleeping bubbles has fewer
+// under way; each is a connection to a bubble and a token of it.
+const maxOpening = 16
 
 // How many bubbles are asked at once what runs in them, and how long each may take to answer.
 const (
@@ -223,6 +228,10 @@ func (l *boxLine) open(ctx context.Context, w wish) error {
 	if o, is := s.opening[name]; is && o.width == w.width && o.height == w.height && o.layout == w.layout {
 		return nil // it is on its way already, and will be shown under the newest number
 	}
+	if l.openings >= maxOpening {
+		return l.lose(ctx, name, fmt.Errorf("%d desktops are being reached for already", l.openings))
+	}
+	l.openings++
 	s.opening[name] = w
 	warm := s.warm[name]
 	delete(s.warm, name)
@@ -270,6 +279,7 @@ func spoken(err error) bool {
 func (l *boxLine) openedDesk(ctx context.Context, o opened) error {
 	s := l.s
 	name := o.wish.project.Bubble.Name
+	l.openings--
 	if s != nil && s == o.session && s.opening[name].number == o.wish.number {
 		delete(s.opening, name)
 	}
@@ -281,7 +291,7 @@ func (l *boxLine) openedDesk(ctx context.Context, o opened) error {
 		return nil
 	case o.err != nil:
 		return l.lose(ctx, name, o.err)
-	case s == nil || s != o.session || s.desks[name] != nil:
+	case s == nil || s != o.session || s.desks[name] != nil || s.rights[name].IsZero(): // the right may have ended meanwhile
 		l.closeLater(o.desktop)
 		return nil
 	}

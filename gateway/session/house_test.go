@@ -61,6 +61,7 @@ type house struct {
 	desktops map[string]*desktoptest.Desktop // guarded by mu; by bubble: the newest opened
 	down     map[string]error                // guarded by mu; bubbles that do not answer
 	tokens   int                             // guarded by mu; tokens spent
+	asked    int                             // guarded by mu; desktops asked for
 	looked   int                             // guarded by mu; how often somebody asked what runs
 	slow     chan struct{}                   // guarded by mu; if set, desktops open only when it is closed
 	quiet    chan struct{}                   // guarded by mu; if set, bubbles say what runs only when it is closed
@@ -248,6 +249,7 @@ func (b *testBubble) Running(ctx context.Context) ([]string, error) {
 
 func (b *testBubble) Open(ctx context.Context, token []byte, w, h int, _ string) (desktop.Desktop, error) {
 	b.house.mu.Lock()
+	b.house.asked++
 	slow := b.house.slow
 	b.house.mu.Unlock()
 	if slow != nil {

@@ -23,18 +23,26 @@ import (
 // gateway's word that the session has ended was on its way.
 const maxStrays = 16
 
-// maxRefusals is how many refusals a line may collect in refusalWindow: each costs an audit row.
+// maxRefusals is how many refusals a box may collect in refusalWindow: each costs an audit row.
 const (
 	maxRefusals   = 40
 	refusalWindow = time.Minute
 )
 
-// How many messages a line may send: a burst, and then so many a second. Beats do not count. A person who switches bubbles as fast
+// How many messages a box may send: a burst, and then so many a second. Beats do not count. A person who switches bubbles as fast
 // as a hand can stays far below; each message may cost a row of the audit log.
 const (
 	messageBurst = 600
 	messageRate  = 10
 )
+
+// pace is what a box has sent of late, over all its lines: one that comes back has no more than before. It belongs to the line that the
+// box has.
+type pace struct {
+	budget   float64 // messages it may still send
+	spentAt  time.Time
+	refusals []time.Time
+}
 
 var suffix = regexp.MustCompile(`^[0-9A-Z]{3}$`)
 
@@ -63,10 +71,9 @@ type boxLine struct {
 	refresh  *time.Timer // next login nonce
 	cardOf   nonces      // for CardIn
 	s        *session    // nil = no card in
+	openings int         // desktops that are being reached for
 	strays   int
-	budget   float64 // messages it may still send
-	spentAt  time.Time
-	refusals []time.Time
+	pace     *pace
 	country  string // where the box is registered
 	handlers map[wire.Type]rule
 }
@@ -79,7 +86,7 @@ func newLine(s *Server, conn net.Conn, addr netip.Addr, serial string) (*boxLine
 	return &boxLine{
 		srv: s, addr: addr, serial: serial, conn: conn, line: c, stops: make(chan stop, 4), dirty: make(chan struct{}, 1), watched: make(chan struct{}, 1), done: make(chan struct{}),
 		in: make(chan wire.Message), lost: make(chan error, 1), reached: make(chan reached), opened: make(chan opened), pumped: make(chan pumped), finished: make(chan finished),
-		budget: messageBurst, spentAt: time.Now(), deadline: time.NewTimer(time.Hour), refresh: time.NewTimer(time.Hour), handlers: rules(),
+		deadline: time.NewTimer(time.Hour), refresh: time.NewTimer(time.Hour), handlers: rules(),
 	}, nil
 }
 
@@ -248,9 +255,10 @@ func (l *boxLine) state() State {
 
 func (l *boxLine) message(ctx context.Context, m wire.Message) error {
 	now := time.Now()
-	l.budget = min(messageBurst, l.budget+now.Sub(l.spentAt).Seconds()*messageRate) - 1
-	l.spentAt = now
-	if l.budget < 0 {
+	p := l.pace
+	p.budget = min(messageBurst, p.budget+now.Sub(p.spentAt).Seconds()*messageRate) - 1
+	p.spentAt = now
+	if p.budget < 0 {
 		return fmt.Errorf("more than %d messages, and more than %d a second", messageBurst, messageRate)
 	}
 	r, known := l.handlers[wire.TypeOf(m)]
@@ -290,12 +298,14 @@ func (l *boxLine) refuse(ctx context.Context, m wire.Message, bubble string, why
 	return l.line.Write(&wire.Refused{Refusal: why, Re: wire.TypeOf(m), Bubble: bubble})
 }
 
-// count notes one more refusal; a line that collects too many is given up.
+// count notes one more refusal; the line of a box that collects too many is given up.
 func (l *boxLine) count(now time.Time) error {
-	l.refusals = slices.DeleteFunc(l.refusals, func(t time.Time) bool { return now.Sub(t) > refusalWindow })
-	if l.refusals = append(l.refusals, now); len(l.refusals) > maxRefusals {
+	p := l.pace
+	p.refusals = slices.DeleteFunc(p.refusals, func(t time.Time) bool { return now.Sub(t) > refusalWindow })
+	if len(p.refusals) >= maxRefusals {
 		return fmt.Errorf("more than %d refusals in %v", maxRefusals, refusalWindow)
 	}
+	p.refusals = append(p.refusals, now)
 	return nil
 }
 

@@ -69,6 +69,7 @@ type Server struct {
 
 	mu      sync.Mutex
 	lines   map[netip.Addr]*boxLine // guarded by mu
+	paces   map[netip.Addr]*pace    // guarded by mu; one for each box that was here
 	entries map[ident.ID]*entry     // guarded by mu
 	changed chan struct{}           // guarded by mu: closed and replaced at each change
 
@@ -80,7 +81,7 @@ func New(conf Config) (*Server, error) {
 	if err := conf.check(); err != nil {
 		return nil, fmt.Errorf("session: %w", err)
 	}
-	return &Server{conf: conf, lines: map[netip.Addr]*boxLine{}, entries: map[ident.ID]*entry{}, changed: make(chan struct{}),
+	return &Server{conf: conf, lines: map[netip.Addr]*boxLine{}, paces: map[netip.Addr]*pace{}, entries: map[ident.ID]*entry{}, changed: make(chan struct{}),
 		watchers: map[ident.ID]map[string]int{}}, nil
 }
 
@@ -170,6 +171,7 @@ func (s *Server) admit(ctx context.Context, l *boxLine) bool {
 		old := s.lines[l.addr]
 		if old == nil {
 			s.lines[l.addr] = l
+			l.pace = s.paceLocked(l.addr)
 		}
 		s.mu.Unlock()
 		if old == nil {
@@ -182,6 +184,13 @@ func (s *Server) admit(ctx context.Context, l *boxLine) bool {
 			return false
 		}
 	}
+}
+
+func (s *Server) paceLocked(addr netip.Addr) *pace {
+	if s.paces[addr] == nil {
+		s.paces[addr] = &pace{budget: messageBurst, spentAt: time.Now()}
+	}
+	return s.paces[addr]
 }
 
 func (s *Server) forget(l *boxLine) {
@@ -355,7 +364,7 @@ func (s *Server) elsewhere(person, but ident.ID) []Live {
 }
 
 // takeOver asks the owner of another session of the same person to end it, without waiting: two lines that take over one
-// another must not wait for one another. The desktop itself is safe before that: its bubble refuses the older epoch.
+// another must not wait for one another. The other screen hears of it at one of its next steps.
 func (s *Server) takeOver(ctx context.Context, other Live, why refusal.Refusal, by string) error {
 	st := stop{id: other.ID, by: by, why: why}
 	for {

@@ -406,6 +406,46 @@ func TestHostileBoxInEveryState(t *testing.T) {
 	b.sees("epi", 1)
 }
 
+// A box that asks for one desktop after the other, each of another size, has few under way; one that comes back again and again does
+// not fill the log.
+func TestBoxThatAsksForTooMuchIsGivenUp(t *testing.T) {
+	h := newHouse(t)
+	slow := make(chan struct{})
+	defer close(slow)
+	h.mu.Lock()
+	h.slow = slow
+	h.mu.Unlock()
+	b := h.boot(1)
+	b.finger(h.card)
+	for i := range 200 {
+		if b.line.Write(&wire.Attach{Session: b.person.Session, Bubble: "epi", Stream: uint16(i + 1), Width: uint16(wide + i), Height: high}) != nil {
+			break
+		}
+	}
+	for range b.in { // until it is thrown out
+	}
+	h.mu.Lock()
+	require.Equal(t, maxOpening, h.asked)
+	h.mu.Unlock()
+	rows := func() int {
+		rows, err := h.store.Audit(t.Context(), store.AuditFilter{Object: "box:PARIS-1", Limit: 10000})
+		require.NoError(t, err)
+		return len(rows)
+	}
+	before := rows()
+	for range 3 {
+		again := h.boot(1)
+		for range maxRefusals {
+			if again.line.Write(&wire.Event{Refusal: refusal.Refusal{Code: refusal.CardForeign, Suffix: "7K2"}}) != nil {
+				break
+			}
+		}
+		for range again.in { // until it is thrown out
+		}
+	}
+	require.Equal(t, before, rows())
+}
+
 func active(h *house) []Live {
 	return slices.DeleteFunc(h.server.Live(), func(l Live) bool { return l.State == Suspended })
 }
