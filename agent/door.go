@@ -19,10 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Front door (architecture: TLS 1.3 on 443, ALPN sdbox/1).
+// Limits of a visit to the front door (implementation).
 const (
-	doorALPN    = "sdbox/1"
-	bearerALPN  = "sdbox-wg/1"     // carries the tunnel's packets
 	doorTimeout = 10 * time.Second // one whole visit to the front door
 	maxSegment  = 1200             // bytes; a path that drops larger packets in silence still carries the post-quantum hello
 )
@@ -41,7 +39,7 @@ type door struct {
 
 // visit opens a TLS connection to one gateway address and greets. The certificate is nil before enrolment.
 func (l *link) visit(ctx context.Context, address string, certificate *tls.Certificate) (*door, error) {
-	conn, err := l.dial(ctx, address, doorALPN, certificate)
+	conn, err := l.dial(ctx, address, wire.DoorProtocol, certificate)
 	if err != nil {
 		return nil, fmt.Errorf("front door %s: %w", address, err)
 	}
@@ -84,7 +82,7 @@ func (l *link) dial(ctx context.Context, address, protocol string, certificate *
 func (l *link) bearer(ctx context.Context, address string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, doorTimeout)
 	defer cancel()
-	conn, err := l.dial(ctx, address, bearerALPN, l.identified.Load())
+	conn, err := l.dial(ctx, address, wire.BearerProtocol, l.identified.Load())
 	if err != nil {
 		return nil, fmt.Errorf("tunnel by TLS to %s: %w", address, err)
 	}

@@ -28,7 +28,6 @@ import (
 
 // Times of the link (implementation).
 const (
-	linePort     = 7000
 	dialLimit    = 5 * time.Second
 	firstBackoff = 250 * time.Millisecond
 	lastBackoff  = 15 * time.Second
@@ -361,7 +360,7 @@ func (l *link) tunnel(lease *wire.Lease, address string) (*tunnel.Box, error) {
 func openLine(ctx context.Context, tun *tunnel.Box, lease *wire.Lease, f facts) (*uplink, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialLimit)
 	defer cancel()
-	conn, err := tun.DialTCP(ctx, linePort)
+	conn, err := tun.DialTCP(ctx, wire.LinePort)
 	if err != nil {
 		return nil, fmt.Errorf("open line: %w", err)
 	}
@@ -373,7 +372,7 @@ func openLine(ctx context.Context, tun *tunnel.Box, lease *wire.Lease, f facts) 
 	if err != nil {
 		return nil, errors.Join(err, ln.Close())
 	}
-	media, err := tun.ListenUDP(mediaPort)
+	media, err := tun.ListenUDP(wire.MediaPort)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("media socket: %w", err), ln.Close())
 	}

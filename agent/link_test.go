@@ -82,7 +82,7 @@ func newFrontDoor(t *testing.T, curves ...tls.CurveID) *frontDoor {
 	f.own, err = x509.ParseCertificate(der)
 	require.NoError(t, err)
 	f.listener, err = tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
-		MinVersion: tls.VersionTLS13, CurvePreferences: curves, NextProtos: []string{doorALPN, bearerALPN}, ClientAuth: tls.RequestClientCert,
+		MinVersion: tls.VersionTLS13, CurvePreferences: curves, NextProtos: []string{wire.DoorProtocol, wire.BearerProtocol}, ClientAuth: tls.RequestClientCert,
 		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
 	})
 	require.NoError(t, err)
@@ -94,7 +94,7 @@ func newFrontDoor(t *testing.T, curves ...tls.CurveID) *frontDoor {
 		Key: private, Address: netip.MustParseAddr("fd5d::1"), Prefix: netip.MustParsePrefix("fd5d::/48"), UDP: &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)},
 	})
 	require.NoError(t, err)
-	f.lines, err = f.tunnel.Listen(linePort)
+	f.lines, err = f.tunnel.Listen(wire.LinePort)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = f.listener.Close(); f.tunnel.Close(); f.bearers.Wait() })
 	return f
@@ -128,7 +128,7 @@ func (f *frontDoor) accept(t *testing.T) (*tls.Conn, error) {
 		if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, unix.ECONNRESET) {
 			continue // a box that has gone, with what was to carry its tunnel
 		}
-		if err != nil || conn.ConnectionState().NegotiatedProtocol != bearerALPN {
+		if err != nil || conn.ConnectionState().NegotiatedProtocol != wire.BearerProtocol {
 			return conn, err
 		}
 		f.bearers.Go(func() { _ = f.tunnel.Carry(t.Context(), f.box, conn) })

@@ -22,9 +22,6 @@ import (
 // sensorRetry is how long the loop waits before it asks a finger sensor again that failed.
 const sensorRetry = 500 * time.Millisecond
 
-// mediaPort is the box's own UDP port in the tunnel.
-const mediaPort = 7001
-
 // visit is one card in one box, from its coming to its going: everything of a person that this box knows. It belongs to the loop;
 // leave forgets it whole.
 type visit struct {

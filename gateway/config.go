@@ -9,16 +9,14 @@ import (
 	"net/netip"
 	"time"
 
+	"sdbox/gateway/frontdoor"
 	"sdbox/gateway/store"
 	"sdbox/internal/ident"
 	"sdbox/internal/refusal"
 )
 
-// MaxLease is the longest life of a tunnel peer; MinLease keeps a mistyped value from ending every session.
-const (
-	MaxLease = 15 * time.Minute
-	MinLease = time.Minute
-)
+// minLease keeps a mistyped lease from ending every session.
+const minLease = time.Minute
 
 // Config is everything a gateway is told from outside. All paths are absolute or relative to the working directory: whoever
 // reads the configuration file resolves them.
@@ -88,8 +86,8 @@ func (c Config) Check() error {
 		}
 	}
 	c.checkAddresses(bad)
-	if c.Tunnel.Lease < MinLease || c.Tunnel.Lease > MaxLease {
-		bad("tunnel.lease: want %v to %v, have %v", MinLease, MaxLease, c.Tunnel.Lease)
+	if c.Tunnel.Lease < minLease || c.Tunnel.Lease > frontdoor.MaxLease {
+		bad("tunnel.lease: want %v to %v, have %v", minLease, frontdoor.MaxLease, c.Tunnel.Lease)
 	}
 	if c.FrontDoor.MaxWaiting < 1 || c.FrontDoor.MaxWaiting > 65536 {
 		bad("front_door.max_waiting: want 1 to 65536, have %d", c.FrontDoor.MaxWaiting)

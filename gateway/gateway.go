@@ -39,12 +39,6 @@ import (
 	"sdbox/pki/profile"
 )
 
-// The ports inside the tunnel (architecture.md 7).
-const (
-	linePort  = 7000
-	mediaPort = 7001
-)
-
 // tellTime is how long a box that was locked keeps its tunnel after its session ended, so that the reason reaches its screen.
 const tellTime = 500 * time.Millisecond
 
@@ -194,11 +188,11 @@ func (g *Gateway) openTunnel(ctx context.Context) error {
 		return err
 	}
 	g.tunnelKey, g.inner = public, network.Gateway
-	if g.lines, err = g.tunnel.Listen(linePort); err != nil {
+	if g.lines, err = g.tunnel.Listen(wire.LinePort); err != nil {
 		return err
 	}
 	g.close = append(g.close, g.lines.Close)
-	media, err := g.tunnel.ListenUDP(mediaPort)
+	media, err := g.tunnel.ListenUDP(wire.MediaPort)
 	if err != nil {
 		return err
 	}

@@ -23,7 +23,6 @@ import (
 
 	"sdbox/firmware/reference"
 	"sdbox/gateway/audit"
-	"sdbox/gateway/frontdoor"
 	"sdbox/gateway/registry"
 	"sdbox/internal/attest"
 	"sdbox/internal/line"
@@ -147,7 +146,7 @@ func box(t *testing.T, g *Gateway) *tunnel.Box {
 }
 
 func visit(t *testing.T, g *Gateway, identity *tls.Certificate) (func(wire.Message) wire.Message, tls.ConnectionState) {
-	conf := &tls.Config{RootCAs: g.identity.Trust.Roots(), ServerName: "gw1.lab", NextProtos: []string{frontdoor.ALPN}}
+	conf := &tls.Config{RootCAs: g.identity.Trust.Roots(), ServerName: "gw1.lab", NextProtos: []string{wire.DoorProtocol}}
 	if identity != nil {
 		conf.Certificates = []tls.Certificate{*identity}
 	}
@@ -179,7 +178,7 @@ func TestGatewayServesABoxAndLetsGoOfIt(t *testing.T) {
 	_, err := g.registry.AddReference(t.Context(), "operator:test", registry.Reference{Name: "lab 1", Model: "sdbox-1", Note: note(t, release, attest.Registers()...)})
 	require.NoError(t, err)
 	b := box(t, g)
-	conn, err := b.DialTCP(t.Context(), linePort)
+	conn, err := b.DialTCP(t.Context(), wire.LinePort)
 	require.NoError(t, err)
 	l, err := line.New(conn, wire.FromGateway, line.Silence)
 	require.NoError(t, err)

@@ -22,7 +22,7 @@ import (
 
 // bearer dials what carries a tunnel by TLS.
 func (g *gate) bearer(ctx context.Context, identity *tls.Certificate) (net.Conn, error) {
-	conf := &tls.Config{RootCAs: g.trust.Roots(), ServerName: "gw1.lab", NextProtos: []string{BearerALPN}, MinVersion: tls.VersionTLS13}
+	conf := &tls.Config{RootCAs: g.trust.Roots(), ServerName: "gw1.lab", NextProtos: []string{wire.BearerProtocol}, MinVersion: tls.VersionTLS13}
 	if identity != nil {
 		conf.Certificates = []tls.Certificate{*identity}
 	}

@@ -129,7 +129,7 @@ func TestFloodOfHandshakesKeepsNoBoxOut(t *testing.T) {
 					held[0].Close()
 					held = held[1:]
 				}
-				_ = play(tls.Client(conn, &tls.Config{RootCAs: g.trust.Roots(), ServerName: "gw1.lab", NextProtos: []string{ALPN}}))
+				_ = play(tls.Client(conn, &tls.Config{RootCAs: g.trust.Roots(), ServerName: "gw1.lab", NextProtos: []string{wire.DoorProtocol}}))
 			}
 			for _, conn := range held {
 				conn.Close()

@@ -7,8 +7,8 @@
 //	device certificate  Hello, NonceRequest -> Nonce -> Evidence -> Lease
 //	either              Refused B03, with the reason in the log and in the audit only
 //
-// A box that has its peer may open one connection more (BearerALPN): it carries the tunnel's packets where UDP is blocked, and
-// lives as long as the peer.
+// A box that has its peer may open one connection more (wire.BearerProtocol): it carries the tunnel's packets where UDP is
+// blocked, and lives as long as the peer.
 package frontdoor
 
 import (
@@ -37,12 +37,6 @@ import (
 	"sdbox/pki/profile"
 )
 
-// ALPN is the protocol of the front door: line frames with wire messages.
-const ALPN = "sdbox/1"
-
-// BearerALPN is the protocol of a connection that carries a box's tunnel: framed packets (internal/tunnel).
-const BearerALPN = "sdbox-wg/1"
-
 // How long a connection may last. A TPM signs in less than a second, and none that we know needs 20.
 const (
 	handshakeTime    = 10 * time.Second
@@ -53,7 +47,7 @@ const (
 // breath is how long the door waits when the system has no room for another connection.
 const breath = 50 * time.Millisecond
 
-// MaxLease is the longest life of a lease (architecture.md 3).
+// MaxLease is the longest life of a lease: so long may a box go on whose state is no longer good.
 const MaxLease = 15 * time.Minute
 
 // Config is what the front door needs.
@@ -122,14 +116,14 @@ func New(conf Config) (*Door, error) {
 func (d *Door) tlsConfig() *tls.Config {
 	return &tls.Config{
 		Certificates: []tls.Certificate{d.conf.Identity}, MinVersion: tls.VersionTLS13, CurvePreferences: []tls.CurveID{tls.X25519MLKEM768},
-		NextProtos: []string{ALPN, BearerALPN}, SessionTicketsDisabled: true, ClientAuth: tls.RequestClientCert,
+		NextProtos: []string{wire.DoorProtocol, wire.BearerProtocol}, SessionTicketsDisabled: true, ClientAuth: tls.RequestClientCert,
 		VerifyConnection: func(cs tls.ConnectionState) error {
 			switch {
 			case cs.CurveID != tls.X25519MLKEM768:
 				return fmt.Errorf("front door: key exchange %v, want X25519MLKEM768", cs.CurveID)
-			case cs.NegotiatedProtocol != ALPN && cs.NegotiatedProtocol != BearerALPN:
-				return fmt.Errorf("front door: protocol %q, want %q or %q", cs.NegotiatedProtocol, ALPN, BearerALPN)
-			case len(cs.PeerCertificates) == 0 && cs.NegotiatedProtocol == BearerALPN:
+			case cs.NegotiatedProtocol != wire.DoorProtocol && cs.NegotiatedProtocol != wire.BearerProtocol:
+				return fmt.Errorf("front door: protocol %q, want %q or %q", cs.NegotiatedProtocol, wire.DoorProtocol, wire.BearerProtocol)
+			case len(cs.PeerCertificates) == 0 && cs.NegotiatedProtocol == wire.BearerProtocol:
 				return errors.New("front door: a tunnel bearer without a device certificate")
 			case len(cs.PeerCertificates) == 0:
 				return nil
@@ -203,7 +197,7 @@ func (d *Door) serve(ctx context.Context, g *guest, conf *tls.Config) {
 	switch {
 	case err != nil:
 		err = fmt.Errorf("handshake: %w", err)
-	case secure.ConnectionState().NegotiatedProtocol == BearerALPN:
+	case secure.ConnectionState().NegotiatedProtocol == wire.BearerProtocol:
 		err = d.carry(ctx, secure, func() { d.crowd.leave(g) })
 	default:
 		err = d.converse(ctx, secure, from, g)

@@ -161,7 +161,7 @@ type call struct {
 }
 
 func (g *gate) call(identity *tls.Certificate) *call {
-	conf := &tls.Config{RootCAs: g.trust.Roots(), ServerName: "gw1.lab", NextProtos: []string{ALPN}, MinVersion: tls.VersionTLS13}
+	conf := &tls.Config{RootCAs: g.trust.Roots(), ServerName: "gw1.lab", NextProtos: []string{wire.DoorProtocol}, MinVersion: tls.VersionTLS13}
 	if identity != nil {
 		conf.Certificates = []tls.Certificate{*identity}
 	}
@@ -395,7 +395,7 @@ func TestDoorIsShutToEverythingElse(t *testing.T) {
 	} {
 		conf.RootCAs, conf.ServerName = g.trust.Roots(), "gw1.lab"
 		if conf.NextProtos == nil {
-			conf.NextProtos = []string{ALPN}
+			conf.NextProtos = []string{wire.DoorProtocol}
 		}
 		conn, err := tls.Dial("tcp", g.address, conf)
 		if err == nil { // TLS 1.3: the client learns of a refused certificate when it reads

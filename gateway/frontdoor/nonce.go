@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// nonceLife is how long a nonce may be used (architecture.md 3).
+// nonceLife is how long a nonce may be used, as wire.Nonce promises.
 const nonceLife = 60 * time.Second
 
 // errNonce says that a statement was not made for the nonce that is open on this connection.

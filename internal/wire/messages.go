@@ -10,6 +10,14 @@ import (
 // Version is the version of this grammar; both ends name it in their Hello and a line with another one is closed.
 const Version = 1
 
+// How a box reaches its gateway: by ALPN (RFC 7301) at the front door, by port inside the tunnel.
+const (
+	DoorProtocol   = "sdbox/1"    // enrolment and attestation, by messages of this grammar
+	BearerProtocol = "sdbox-wg/1" // the tunnel's packets, where UDP is blocked
+	LinePort       = 7000         // TCP, at the gateway's inner address
+	MediaPort      = 7001         // UDP, at both inner addresses
+)
+
 // Hello opens every connection, both ways, before anything else. The gateway's carries what the box shows before it
 // knows a person: the site's language and whom to call.
 type Hello struct {
