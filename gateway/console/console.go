@@ -76,7 +76,7 @@ func New(conf Config) (*Console, error) {
 	c.routeAPI(mux)
 	guard := http.NewCrossOriginProtection()
 	guard.SetDenyHandler(http.HandlerFunc(c.foreign))
-	c.handler = c.known(guard.Handler(mux))
+	c.handler = c.known(c.own(guard.Handler(mux)))
 	return c, nil
 }
 

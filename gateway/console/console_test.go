@@ -272,7 +272,7 @@ func TestCutNeedsAReasonAndTheScreenShowsIt(t *testing.T) {
 		status, _ = d.do(c, "POST", path, url.Values{"reason": {"not from here"}}.Encode(), append(form, from...)...)
 		require.Equal(t, 403, status, from)
 	}
-	status, _ = d.do(c, "POST", path, url.Values{"reason": {"  End of\r\n the\tday "}}.Encode(), form...)
+	status, _ = d.do(c, "POST", path, url.Values{"reason": {"  End \u202eof\r\n the\tday \x00\x1b "}}.Encode(), form...)
 	require.Equal(t, 303, status)
 	m, err := box.Read()
 	require.NoError(t, err)
@@ -380,6 +380,14 @@ func TestPagesAndAPIAreStrict(t *testing.T) {
 	}
 	status, _ = d.do(c, "GET", "/api/v1/refusals/C05-7K2", "")
 	require.Equal(t, 404, status)
+	for path, expected := range map[string]int{"/api/v1/audit/export": 403, "/events": 403, "/": 403, "/boxes": 200} {
+		headers := []string{"Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "no-cors", "Sec-Fetch-Dest", "image"}
+		if expected == 200 {
+			headers = []string{"Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "navigate", "Sec-Fetch-Dest", "document"}
+		}
+		status, _ := d.do(c, "GET", path, "", headers...)
+		require.Equal(t, expected, status, "%s, by a page of another origin", path)
+	}
 }
 
 // A note that no box can be held to would make the gateway refuse every box, or not start: it is turned away here.

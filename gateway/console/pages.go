@@ -13,6 +13,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"sdbox/gateway/registry"
 	"sdbox/internal/refusal"
 )
 
@@ -208,7 +209,7 @@ func (c *Console) cutForm(w http.ResponseWriter, r *http.Request) {
 
 // checkWords makes one line of an operator's words, a "reason" or a "message", and holds them to their bounds.
 func checkWords(kind, text string) (string, error) {
-	line := strings.Join(strings.Fields(strings.ToValidUTF8(text, "")), " ")
+	line := strings.Join(strings.Fields(registry.Plain(strings.Join(strings.Fields(strings.ToValidUTF8(text, "")), " "))), " ")
 	if n := utf8.RuneCountInString(line); n < minWords || n > maxWords {
 		return line, fmt.Errorf("a %s of %d to %d characters is needed, this one has %d", kind, minWords, maxWords, n)
 	}
@@ -240,6 +241,21 @@ func (c *Console) failed(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	c.log.Warn("page refused", "room", "console", "operator", operator(r), "path", r.URL.Path, "err", err)
 	c.render(w, status, "problem", v)
+}
+
+// own lets pass what the operator asked for, and not what a page of another origin asks for behind her back, reads included: an export
+// copies the whole log and is written into it in her name. A link that she follows leads to a page (Fetch Metadata, 2.2 to 2.4).
+func (c *Console) own(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		site := r.Header.Get("Sec-Fetch-Site")
+		asked := site == "" || site == "same-origin" || site == "none" // empty: no browser
+		follows := r.Method == http.MethodGet && r.Header.Get("Sec-Fetch-Mode") == "navigate" && r.Header.Get("Sec-Fetch-Dest") == "document" && !strings.HasPrefix(r.URL.Path, "/api/")
+		if !asked && !follows {
+			c.foreign(w, r)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // foreign answers a request that a page of another origin caused.

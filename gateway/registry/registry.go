@@ -80,7 +80,17 @@ func checkText(field, s string) error {
 	return nil
 }
 
-// hidden says whether a rune would deceive an eye: control, bidirectional and zero-width characters.
+// Plain takes out of a text what would deceive an eye, or steer a terminal: control, bidirectional and zero-width characters.
+func Plain(s string) string {
+	return strings.Map(func(r rune) rune {
+		if hidden(r) {
+			return -1
+		}
+		return r
+	}, s)
+}
+
+// hidden says whether a rune is none to be seen.
 func hidden(r rune) bool { return !unicode.IsGraphic(r) || unicode.Is(unicode.Cf, r) }
 
 func checkCountry(field, s string) error {
