@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"sdbox/gateway/console"
+	"sdbox/gateway/registry"
 )
 
 // printer writes answers for people, as tables, or for programs, as JSON.
@@ -36,13 +37,13 @@ func (p *printer) print(v any) error {
 	case []console.Box:
 		boxes(t, v...)
 	case console.Person:
-		fmt.Fprintln(t, v.ID)
+		row(t, v.ID)
 	case []console.Person:
 		for _, x := range v {
 			row(t, x.ID, x.Name, x.Language)
 		}
 	case console.Card:
-		fmt.Fprintln(t, v.GUID)
+		row(t, v.GUID)
 	case []console.Card:
 		for _, x := range v {
 			row(t, x.GUID, x.Person, x.State)
@@ -101,7 +102,14 @@ func (p *printer) more(t io.Writer, v any) {
 	}
 }
 
-func row(w io.Writer, cells ...string) { fmt.Fprintln(w, strings.Join(cells, "\t")) }
+// row writes the cells of a line. What stands in them may have been said by a box or a bubble: none of it steers the terminal.
+func row(w io.Writer, cells ...string) {
+	plain := make([]string, len(cells))
+	for i, c := range cells {
+		plain[i] = registry.Plain(c)
+	}
+	fmt.Fprintln(w, strings.Join(plain, "\t"))
+}
 
 func boxes(t io.Writer, list ...console.Box) {
 	row(t, "BOX", "COUNTRY", "SITE", "STATE", "ADDRESS")
@@ -122,9 +130,11 @@ func boxes(t io.Writer, list ...console.Box) {
 // why tells each occurrence as a small paragraph: details are names and values of any length.
 func why(t io.Writer, list []console.Why) {
 	for _, w := range list {
-		fmt.Fprintf(t, "%s  %s  %s\n  %s by %s on %s\n  can be ended by: %s\n", stamp(w.At), w.Code, w.Means, w.Action, w.Actor, w.Object, w.Fix)
+		row(t, fmt.Sprintf("%s  %s  %s", stamp(w.At), w.Code, w.Means))
+		row(t, fmt.Sprintf("  %s by %s on %s", w.Action, w.Actor, w.Object))
+		row(t, "  can be ended by: "+w.Fix)
 		for _, k := range slices.Sorted(maps.Keys(w.Detail)) {
-			fmt.Fprintf(t, "  %s: %s\n", k, w.Detail[k])
+			row(t, "  "+k+": "+w.Detail[k])
 		}
 	}
 }

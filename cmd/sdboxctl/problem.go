@@ -5,8 +5,8 @@ package main
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
+	"strings"
 )
 
 // The exit codes; the package comment documents them.
@@ -56,9 +56,13 @@ func report(errs io.Writer, err error, asJSON bool) int {
 		}
 		return f.Exit
 	}
-	fmt.Fprintln(errs, "sdboxctl:", f.Error)
+	before := "sdboxctl: "
+	for line := range strings.Lines(f.Error) { // a gateway's words may be in it
+		row(errs, before+line)
+		before = "  "
+	}
 	if f.Hint != "" {
-		fmt.Fprintln(errs, "hint:", f.Hint)
+		row(errs, "hint: "+f.Hint)
 	}
 	return f.Exit
 }

@@ -24,6 +24,7 @@ import (
 	"testing"
 	"time"
 
+	"sdbox/gateway/console"
 	"sdbox/internal/ident"
 	"sdbox/pki/ca"
 	"sdbox/pki/profile"
@@ -166,6 +167,18 @@ func TestCertificateThatIsTurnedAwayIsNotAllowed(t *testing.T) {
 	require.ErrorAs(t, unanswered("https://gw1:8443", errors.New("connection reset by peer")), &p)
 	require.Equal(t, exitUnreachable, p.code)
 	require.Contains(t, p.hint, "operator certificate")
+}
+
+// What a box, a bubble or a false gateway says is text in a table: it moves no cursor, hides nothing and makes no line of its own.
+func TestNothingSteersTheTerminal(t *testing.T) {
+	const evil = "invalid value \x1b]0;gone\a\x1b[2J\u009b1A\r\n2026-11-24  forged\u202e"
+	var out strings.Builder
+	p := &printer{w: &out}
+	require.NoError(t, p.print([]console.Why{{Code: "C05-7K2", Actor: evil, Detail: map[string]string{"cause": evil}}}))
+	require.NoError(t, p.print([]console.Session{{Person: evil, State: evil}}))
+	report(&out, hint(exitFailed, errors.New(evil), evil), false)
+	require.NotRegexp(t, `[\x00-\x09\x0b-\x1f\x7f-\x9f\x{200b}-\x{200f}\x{202a}-\x{202e}]`, out.String())
+	require.NotContains(t, out.String(), "\n2026")
 }
 
 // What an operator types is a name, never a way to another address of the API.
