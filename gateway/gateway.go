@@ -331,8 +331,11 @@ func (g *Gateway) Run(ctx context.Context) error {
 	return errors.Join(g.sealed.Seal(last), g.Close())
 }
 
-// watch follows the changes that concern the boxes themselves: new reference values, and boxes that may not be here any more.
+// watch follows the changes that concern the boxes themselves: new reference values, and boxes that may not be here any more. No box
+// waits for the end of another.
 func (g *Gateway) watch(ctx context.Context, after int64) error {
+	var expelled sync.WaitGroup
+	defer expelled.Wait()
 	for e, err := range g.store.Watch(ctx, after) {
 		if err != nil {
 			return err
@@ -343,14 +346,39 @@ func (g *Gateway) watch(ctx context.Context, after int64) error {
 				return err
 			}
 		case e.Kind == "lock.add" || e.Kind == "box.retire":
-			for _, name := range e.Touches {
-				if serial, found := strings.CutPrefix(name, "box:"); found {
-					g.expel(ctx, serial)
-				}
+			serials, err := g.named(ctx, e.Touches)
+			if err != nil {
+				return err
+			}
+			for _, serial := range serials {
+				expelled.Go(func() { g.expel(ctx, serial) })
 			}
 		}
 	}
 	return nil
+}
+
+// named returns the boxes that a lock names, each by itself or all of a site.
+func (g *Gateway) named(ctx context.Context, names []string) (serials []string, err error) {
+	for _, name := range names {
+		if serial, found := strings.CutPrefix(name, "box:"); found {
+			serials = append(serials, serial)
+		}
+		site, found := strings.CutPrefix(name, "site:")
+		if !found {
+			continue
+		}
+		boxes, err := g.registry.Boxes(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, b := range boxes {
+			if b.Site == site {
+				serials = append(serials, b.Serial)
+			}
+		}
+	}
+	return serials, nil
 }
 
 // expel takes a box's tunnel away: first its person reads why, then the peer goes.

@@ -193,7 +193,7 @@ func TestGatewayServesABoxAndLetsGoOfIt(t *testing.T) {
 	_, err = b.DialTCP(t.Context(), 9090)
 	require.Error(t, err, "nothing but the line is inside")
 
-	_, err = g.registry.Lock(t.Context(), "operator:test", registry.Lock{Target: "box:PARIS-1", Message: "stolen"})
+	_, err = g.registry.Lock(t.Context(), "operator:test", registry.Lock{Target: "site:Paris", Message: "burgled"})
 	require.NoError(t, err)
 	m, err = l.Read()
 	require.NoError(t, err)
