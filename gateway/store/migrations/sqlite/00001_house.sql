@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: Apache-2.0
+
 -- +goose Up
 -- One row: the last sequence number given. Its lock orders the writers.
 CREATE TABLE seqno (
