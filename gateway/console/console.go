@@ -14,6 +14,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
+	"sync"
 	"time"
 
 	"sdbox/gateway/appraise"
@@ -27,6 +29,10 @@ import (
 
 // maxBody is the longest body of a request, in bytes: a signed note of reference values is the longest thing sent here.
 const maxBody = 1 << 20
+
+// maxStrangers is how many connections may be open that have shown no operator's certificate yet. The newest take the place of the oldest:
+// a handshake takes milliseconds, and the descriptors are the whole gateway's.
+const maxStrangers = 128
 
 // maxFeeds is how many pages may be open with live updates at once.
 const maxFeeds = 64
@@ -87,6 +93,8 @@ func (c *Console) Serve(ctx context.Context, ln net.Listener) error {
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		ErrorLog:    slog.NewLogLogger(c.log.Handler(), slog.LevelDebug), // any stranger can cause these
 	}
+	var waiting strangers
+	server.ConnState = waiting.see
 	closed := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() {
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
@@ -101,6 +109,26 @@ func (c *Console) Serve(ctx context.Context, ln net.Listener) error {
 		return fmt.Errorf("console: %w", err)
 	}
 	return nil
+}
+
+// strangers are the connections that are not through their handshake, the oldest first.
+type strangers struct {
+	mu    sync.Mutex
+	conns []net.Conn // guarded by mu
+}
+
+// see is told of every connection that comes, is through or goes (http.Server).
+func (s *strangers) see(conn net.Conn, state http.ConnState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if state != http.StateNew {
+		s.conns = slices.DeleteFunc(s.conns, func(c net.Conn) bool { return c == conn })
+		return
+	}
+	if s.conns = append(s.conns, conn); len(s.conns) > maxStrangers {
+		s.conns[0].Close() // its goroutine notices
+		s.conns = slices.Delete(s.conns, 0, 1)
+	}
 }
 
 // tlsConfig lets a connection in only with an operator certificate. A certificate of the same authority that is not an

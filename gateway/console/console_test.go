@@ -237,9 +237,21 @@ func TestOnlyOperatorsGetAsFarAsARequest(t *testing.T) {
 		_, err := d.client(certificates...).Get(d.base + "/")
 		require.Error(t, err, name)
 	}
+	var first net.Conn
+	for i := range maxStrangers + 1 { // who says nothing holds so many places and no more
+		conn, err := net.Dial("tcp", strings.TrimPrefix(d.base, "https://"))
+		require.NoError(t, err)
+		defer conn.Close()
+		if i == 0 {
+			first = conn
+		}
+	}
 	status, page := d.do(d.operator(), "GET", "/", "")
 	require.Equal(t, 200, status)
 	require.Contains(t, page, "anna")
+	require.NoError(t, first.SetReadDeadline(time.Now().Add(4*time.Second)))
+	_, err := first.Read(make([]byte, 1))
+	require.NotErrorIs(t, err, os.ErrDeadlineExceeded, "the newest takes the place of the oldest")
 }
 
 func TestCutNeedsAReasonAndTheScreenShowsIt(t *testing.T) {
