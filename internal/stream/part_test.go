@@ -221,13 +221,18 @@ func FuzzSDP(f *testing.F) {
 	f.Add("v=0\r\n", good)
 	f.Add(line+"a=fingerprint:sha-256 00\r\n", good)
 	f.Add(line+strings.Repeat("m=video 9\n", maxMedia+1), good)
+	f.Add(line+"a=x"+strings.Repeat("\rm=video 9", maxMedia+1), good)
+	f.Add(line+"a=x\ra=fingerprint:sha-256 00\n", good)
 	f.Add(strings.Repeat("a", MaxSDP+1), good)
 	f.Add(line, good[:31])
 	f.Fuzz(func(t *testing.T, sdp string, fingerprint []byte) {
 		if checkSDP(sdp, fingerprint) == nil {
 			require.Len(t, fingerprint, 32)
 			require.LessOrEqual(t, len(sdp), MaxSDP)
-			require.Contains(t, sdp, "a=fingerprint:")
+			lines := "\n" + strings.ReplaceAll(sdp, "\r", "\n") // as pion reads it
+			require.LessOrEqual(t, strings.Count(lines, "\nm="), maxMedia)
+			require.Positive(t, strings.Count(lines, "\na=fingerprint:"))
+			require.NotContains(t, lines, "\na=fingerprint:sha-256 00\n")
 		}
 	})
 }

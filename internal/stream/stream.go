@@ -91,8 +91,7 @@ func checkSDP(sdp string, fingerprint []byte) error {
 		return fmt.Errorf("session description of %d bytes: at most %d", len(sdp), MaxSDP)
 	}
 	media, prints := 0, 0
-	for line := range strings.Lines(sdp) {
-		line = strings.TrimRight(line, "\r\n")
+	for line := range strings.FieldsFuncSeq(sdp, func(r rune) bool { return r == '\r' || r == '\n' }) { // pion takes either for an end
 		if strings.HasPrefix(line, "m=") {
 			media++
 		}
