@@ -55,7 +55,7 @@ func (c *crowd) enter(conn net.Conn) (*guest, bool) {
 	defer c.mu.Unlock()
 	switch {
 	case c.sources[source] >= perSource:
-		c.oust(c.oldest(func(from netip.Prefix) bool { return from == source }))
+		c.oustLocked(c.oldestLocked(func(from netip.Prefix) bool { return from == source }))
 	case len(c.waiting) >= c.max:
 		c.relieveLocked()
 	}
@@ -77,24 +77,24 @@ func (c *crowd) relieveLocked() {
 		most = max(most, n)
 	}
 	if most > 0 {
-		c.oust(c.oldest(func(from netip.Prefix) bool { return c.sources[from] == most }))
+		c.oustLocked(c.oldestLocked(func(from netip.Prefix) bool { return c.sources[from] == most }))
 	}
 }
 
-// oldest finds the first of those that wait which comes from such a source; there must be one. The caller holds mu.
-func (c *crowd) oldest(of func(source netip.Prefix) bool) int {
+// oldestLocked finds the first of those that wait which comes from such a source; there must be one.
+func (c *crowd) oldestLocked(of func(source netip.Prefix) bool) int {
 	return slices.IndexFunc(c.waiting, func(g *guest) bool { return of(g.source) })
 }
 
-// oust closes a waiting connection; its goroutine notices. The caller holds mu.
-func (c *crowd) oust(i int) {
+// oustLocked closes a waiting connection; its goroutine notices.
+func (c *crowd) oustLocked(i int) {
 	g := c.waiting[i]
-	c.drop(i)
+	c.dropLocked(i)
 	g.conn.Close()
 }
 
-// drop takes a connection out of those that wait. The caller holds mu.
-func (c *crowd) drop(i int) {
+// dropLocked takes a connection out of those that wait.
+func (c *crowd) dropLocked(i int) {
 	source := c.waiting[i].source
 	c.waiting = slices.Delete(c.waiting, i, i+1)
 	if c.sources[source]--; c.sources[source] == 0 {
@@ -110,7 +110,7 @@ func (c *crowd) know(g *guest, serial string) {
 	if i < 0 {
 		return // ousted meanwhile
 	}
-	c.drop(i)
+	c.dropLocked(i)
 	if before := c.boxes[serial]; before != nil {
 		before.conn.Close()
 	}
@@ -123,7 +123,7 @@ func (c *crowd) leave(g *guest) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if i := slices.Index(c.waiting, g); i >= 0 {
-		c.drop(i)
+		c.dropLocked(i)
 	}
 	if c.boxes[g.serial] == g {
 		delete(c.boxes, g.serial)

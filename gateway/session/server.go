@@ -21,7 +21,7 @@ import (
 // sweepInterval is how often sessions past their deadline are looked for.
 const sweepInterval = 5 * time.Second
 
-// maxLines is how many boxes may hold a line at once (architecture.md 10: one gateway serves 1,300).
+// maxLines is how many boxes may hold a line at once (one gateway is meant for 1,300).
 const maxLines = 4096
 
 // ErrGone says that there is no such session any more.
