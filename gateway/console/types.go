@@ -34,7 +34,7 @@ type Card struct {
 	GUID        string `json:"guid,omitempty"`
 	Person      string `json:"person"`                // id of the person
 	Certificate string `json:"certificate,omitempty"` // PEM of the 9A certificate
-	Presence    string `json:"presence,omitempty"`    // PEM of the 9E public key (or of a certificate that holds it)
+	Presence    string `json:"presence,omitempty"`    // PEM of the 9E certificate
 	State       string `json:"state,omitempty"`       // "valid", "locked", "revoked"
 }
 
@@ -70,12 +70,13 @@ type Reference struct {
 // Lock is POST and GET /api/v1/locks: it stops one thing from being used, at once.
 type Lock struct {
 	ID      string    `json:"id,omitempty"`
-	Target  string    `json:"target"`  // "person:ID", "card:GUID", "box:SERIAL", "bubble:NAME"
+	Target  string    `json:"target"`  // "person:ID", "card:GUID", "box:SERIAL", "bubble:NAME", "site:NAME", "certificate:SHA256"
 	Message string    `json:"message"` // why, for people
 	Ends    time.Time `json:"ends,omitzero"`
 }
 
-// Reason is the body of the acts that only need one: POST /api/v1/cards/{guid}/revoke, /api/v1/locks/{id}/lift.
+// Reason is the body of the acts that only need one: POST /api/v1/boxes/{serial}/retire, /api/v1/cards/{guid}/revoke,
+// /api/v1/locks/{id}/lift.
 type Reason struct {
 	Reason string `json:"reason"`
 }
