@@ -71,11 +71,12 @@ func (p *page) drawCard(m vec) {
 // drawCardIn draws a card on its way into the reader.
 func (p *page) drawCardIn(m vec) {
 	p.plate(m)
-	p.smartcard(p.at(m, 0, -20))
-	slot := p.at(m, 0, 92)
-	p.round(p.around(slot, 196, 88), 20*p.s, ink)
-	p.round(p.around(p.at(slot, 0, -26), 140, 12), 6*p.s, 0x05090e)
-	p.disc(p.at(slot, 70, 16), 5*p.s, 0x59d0b0)
+	reader := p.at(m, 0, 92)
+	p.round(p.around(reader, 196, 88), 20*p.s, ink)
+	p.round(p.around(p.at(reader, 0, -24), 148, 16), 8*p.s, 0x05090e)
+	p.smartcard(p.at(m, 0, -10))
+	p.round(p.around(p.at(reader, 0, 10), 196, 68), 20*p.s, ink) // the lip of the slot, before the card
+	p.disc(p.at(reader, 70, 16), 5*p.s, 0x59d0b0)
 }
 
 // drawFinger draws a fingerprint.

@@ -233,6 +233,24 @@ func TestLongListKeepsTheSelectedRowInSight(t *testing.T) {
 	}
 }
 
+func TestNoLineBeginsWithASignANumberOrAnHour(t *testing.T) {
+	k := newKiosk(t)
+	face := faceKey{bold, 50}
+	for text, apart := range map[string]string{
+		"Un superviseur a terminé cette session à 14 h 02.":                 `(^|\n)(14|h|02)`,
+		"Ce boîtier ne peut pas prouver qu'il est intact : il reste fermé.": `(^|\n):`,
+		"Take your card out. If in doubt, call support, code S04-7K2.":      `(^|\n)S04`,
+		"THE CENTRE CLOSES AT 20:00 TODAY. SAVE YOUR WORK, ALL OF IT, NOW!": `(^|\n)20`,
+		strings.TrimSpace(strings.Repeat("1 ", 60)):                         `2`,
+	} {
+		for width := 400; width < 1400; width += 7 {
+			lines := k.fonts.wrap(face, text, width, 60)
+			require.NotRegexp(t, apart, strings.Join(lines, "\n"), "%d pixels wide", width)
+			require.Equal(t, text, strings.Join(lines, " "))
+		}
+	}
+}
+
 func TestHostileTextStaysInsideItsPlace(t *testing.T) {
 	k, dst := newKiosk(t), screen.NewImage(1280, 720)
 	long := strings.Repeat("W\u202e\x00\xff漢", 5_000)

@@ -46,7 +46,7 @@ func (k *Kiosk) Note(dst *screen.Image, n Note, a Around) image.Rectangle {
 	left := p.middle() - width/2
 	heads := k.fonts.wrap(head, title, width-p.px(90), 2)
 	lines := k.fonts.wrap(body, text, width-p.px(90), noteLines)
-	height := p.px(84) + (len(heads)*head.size+len(lines)*body.size)*11/8 + small.size*11/8
+	height := p.px(96) + (len(heads)*head.size+len(lines)*body.size)*11/8
 	at := image.Rect(left-p.px(36), p.px(noteTop), left+width+p.px(36), p.px(noteTop)+height).Intersect(dst.Bounds())
 	p.clip = at
 	p.fill(at, p.lamp(light).ink)

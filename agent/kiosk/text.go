@@ -8,6 +8,7 @@ import (
 	"image"
 	"sort"
 	"strings"
+	"unicode"
 
 	"golang.org/x/image/font"
 	"golang.org/x/image/font/opentype"
@@ -33,6 +34,9 @@ const maxGlyphs = 4096
 
 // maxText bounds, in bytes, what is looked at of one text: far more than fits any screen.
 const maxText = 1024
+
+// mostClinging bounds how many words a word takes along to the next line: an hour and a sign after it.
+const mostClinging = 3
 
 // fonts draws text with the embedded fonts and remembers each glyph it drew.
 type fonts struct {
@@ -190,7 +194,8 @@ func (f *fonts) shorten(k faceKey, s string, width int) string {
 	return cut(n)
 }
 
-// wrap breaks a text into lines of at most a width in pixels, and at most limit lines; a word wider than a line is cut.
+// wrap breaks a text into lines of at most a width in pixels, and at most limit lines; a word wider than a line is cut. What
+// clings to the word before it takes that along.
 func (f *fonts) wrap(k faceKey, s string, width, limit int) []string {
 	var lines []string
 	line := ""
@@ -205,6 +210,13 @@ func (f *fonts) wrap(k faceKey, s string, width, limit int) []string {
 			line += " " + strings.Join(words[i:], " ")
 			break
 		}
+		for range mostClinging {
+			cut := strings.LastIndexByte(line, ' ')
+			if cut < 0 || !clings(w) || f.width(k, line[cut+1:]+" "+w) > width {
+				break
+			}
+			line, w = line[:cut], line[cut+1:]+" "+w
+		}
 		lines = append(lines, f.shorten(k, line, width))
 		line = w
 	}
@@ -212,4 +224,11 @@ func (f *fonts) wrap(k faceKey, s string, width, limit int) []string {
 		lines = append(lines, f.shorten(k, line, width))
 	}
 	return lines
+}
+
+// clings says whether a text may not begin a line: with a sign that French sets a space before, a number, a code or an hour.
+func clings(s string) bool {
+	w, _, _ := strings.Cut(s, " ")
+	sign := strings.ContainsFunc(w, func(r rune) bool { return !unicode.IsLetter(r) })
+	return w == "h" || sign && !strings.ContainsFunc(w, unicode.IsLower)
 }
