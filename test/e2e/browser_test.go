@@ -45,7 +45,7 @@ func labUp(t *testing.T) (lab, operators string) {
 	cmd.Stderr = &errs
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() {
-		require.NoError(t, cmd.Process.Signal(os.Interrupt))
+		require.NoError(t, syscall.Kill(-cmd.Process.Pid, syscall.SIGINT)) // a terminal sends it to all of the group
 		require.NoError(t, cmd.Wait(), "%s", &errs)
 	})
 	lines := bufio.NewScanner(out)

@@ -114,7 +114,8 @@ func (s *Sim) powerOn(ctx context.Context) error {
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	s.cmd.Cancel = func() error { return s.cmd.Process.Signal(syscall.SIGTERM) }
 	s.cmd.WaitDelay = stopWithin
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // it ends with us, however we end
+	// It ends with us, however we end; Ctrl-C on the terminal is not for it.
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	started := make(chan error, 1)
 	go func() {
 		// The signal comes when the thread that started it ends (prctl(2)), so this thread stays as long as swtpm.
