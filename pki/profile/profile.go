@@ -64,11 +64,11 @@ const (
 )
 
 func (p policy) oid() x509.OID {
-	oid, err := x509.OIDFromInts([]uint64{2, 999, 1, 1, uint64(p)})
+	id, err := x509.OIDFromInts([]uint64{2, 999, 1, 1, uint64(p)})
 	if err != nil {
 		panic("profile: a fixed OID: " + err.Error())
 	}
-	return oid
+	return id
 }
 
 func (m Method) policy() (policy, error) {
@@ -92,18 +92,16 @@ func methodOf(p policy) Method {
 	return ""
 }
 
+type oid = asn1.ObjectIdentifier
+
 // OIDs of the fields that crypto/x509 has no name for.
-func oidAKName() asn1.ObjectIdentifier { return asn1.ObjectIdentifier{2, 999, 1, 2, 1} }
-func oidUPN() asn1.ObjectIdentifier    { return asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 311, 20, 2, 3} } // MS-WCCE 2.2.2.7.7.3
-func oidSmartcardLogon() asn1.ObjectIdentifier {
-	return asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 311, 20, 2, 2}
-}                                              // MS-PKCA 3.1.5.2.1
-func oidKerberosClient() asn1.ObjectIdentifier { return asn1.ObjectIdentifier{1, 3, 6, 1, 5, 2, 3, 4} } // RFC 4556, 3.2.4
-func oidPIVCardAuth() asn1.ObjectIdentifier {
-	return asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 6, 8}
-}                                                // FIPS 201-3, 4.2.2.5
-func oidSubjectAltName() asn1.ObjectIdentifier   { return asn1.ObjectIdentifier{2, 5, 29, 17} } // RFC 5280, 4.2.1.6
-func oidExtendedKeyUsage() asn1.ObjectIdentifier { return asn1.ObjectIdentifier{2, 5, 29, 37} } // RFC 5280, 4.2.1.12
+func oidAKName() oid           { return oid{2, 999, 1, 2, 1} }
+func oidUPN() oid              { return oid{1, 3, 6, 1, 4, 1, 311, 20, 2, 3} } // MS-WCCE 2.2.2.7.7.3
+func oidSmartcardLogon() oid   { return oid{1, 3, 6, 1, 4, 1, 311, 20, 2, 2} } // MS-PKCA 3.1.5.2.1
+func oidKerberosClient() oid   { return oid{1, 3, 6, 1, 5, 2, 3, 4} }          // RFC 4556, 3.2.4
+func oidPIVCardAuth() oid      { return oid{2, 16, 840, 1, 101, 3, 6, 8} }     // FIPS 201-3, 4.2.2.5
+func oidSubjectAltName() oid   { return oid{2, 5, 29, 17} }                    // RFC 5280, 4.2.1.6
+func oidExtendedKeyUsage() oid { return oid{2, 5, 29, 37} }                    // RFC 5280, 4.2.1.12
 
 // Profile is a certificate to be: what Template makes of it is signed by Issuer and by nobody else.
 type Profile interface {
@@ -285,14 +283,12 @@ type Operator struct {
 // Issuer is Cards.
 func (Operator) Issuer() Issuer { return Cards }
 
-// operatorName accepts login names; it keeps an operator from being mistaken for a box, a person or a sentence.
-func operatorName(s string) bool {
-	return regexp.MustCompile(`^[a-z][a-z0-9._-]{0,31}$`).MatchString(s)
-}
+// operatorPattern is a login name's: it keeps an operator from being mistaken for a box, a person or a sentence.
+var operatorPattern = regexp.MustCompile(`^[a-z][a-z0-9._-]{0,31}$`)
 
 // Template implements Profile.
 func (p Operator) Template(_ ident.Domain, now time.Time) (*x509.Certificate, error) {
-	if !operatorName(p.Name) {
+	if !operatorPattern.MatchString(p.Name) {
 		return nil, fmt.Errorf("operator name %.40q: want 1 to 32 lower-case letters, digits, dots, hyphens and underscores", p.Name)
 	}
 	return leaf(p.Name, p.Key, policyOperator, now, 365*day, x509.ExtKeyUsageClientAuth)

@@ -260,7 +260,7 @@ func (t *Trust) VerifyOperator(der []byte, now time.Time) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("operator certificate: %w", err)
 	}
-	if !operatorName(c.Subject.CommonName) || len(c.URIs)+len(c.DNSNames)+len(c.EmailAddresses)+len(c.IPAddresses) > 0 {
+	if !operatorPattern.MatchString(c.Subject.CommonName) || len(c.URIs)+len(c.DNSNames)+len(c.EmailAddresses)+len(c.IPAddresses) > 0 {
 		return "", fmt.Errorf("operator certificate: %w: want a login name and no other", ErrProfile)
 	}
 	return c.Subject.CommonName, nil
