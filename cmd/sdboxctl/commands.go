@@ -239,7 +239,7 @@ type lockCmd struct {
 }
 
 type lockAdd struct {
-	Target string `arg:"" help:"person:ID, card:GUID, box:SERIAL or bubble:NAME."`
+	Target string `arg:"" help:"person:ID, card:GUID, box:SERIAL, bubble:NAME or site:NAME."`
 	Reason string `required:"" help:"Why; kept in the audit log."`
 }
 

@@ -118,6 +118,9 @@ func lists(path string) string {
 	case "cards":
 		return "sdboxctl card list shows what there is"
 	case "locks":
+		if path == "/api/v1/locks" {
+			return "write it as sdboxctl box list, card list, person list or bubble list do; nothing was locked"
+		}
 		return "sdboxctl lock list shows what there is"
 	case "memberships":
 		return "sdboxctl person list and sdboxctl bubble list show what there is"

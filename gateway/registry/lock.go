@@ -23,15 +23,38 @@ type Lock struct {
 	Added   int64  // ms UTC
 }
 
-// Lock puts a lock in force. Watchers read it as an event that touches the target.
+// lockable counts the things of a kind that a lock by this name would stop; empty for what is no kind.
+func lockable(kind string) string {
+	switch kind {
+	case "person":
+		return `SELECT count(*) FROM person WHERE id = $1`
+	case "card":
+		return `SELECT count(*) FROM card WHERE guid = $1`
+	case "box":
+		return `SELECT count(*) FROM box WHERE serial = $1`
+	case "bubble":
+		return `SELECT count(*) FROM bubble WHERE name = $1`
+	case "site":
+		return `SELECT count(*) FROM box WHERE site = $1`
+	case "certificate":
+		return `SELECT count(*) FROM card WHERE certificate = $1`
+	}
+	return ""
+}
+
+// Lock puts a lock in force. Watchers read it as an event that touches the target. A lock on what is not there, or is written another
+// way, would stop nothing and say that it does: it is ErrNotFound.
 func (r *Registry) Lock(ctx context.Context, by string, l Lock) (Lock, error) {
 	kind, name, _ := strings.Cut(l.Target, ":")
-	switch kind {
-	case "person", "card", "box", "bubble", "site", "certificate":
-	default:
-		name = ""
+	count, key := lockable(kind), any(name)
+	if kind == "certificate" {
+		hash, err := hex.DecodeString(name)
+		if err != nil || hex.EncodeToString(hash) != name {
+			name = ""
+		}
+		key = hash
 	}
-	if name == "" || len(l.Target) > 200 || strings.ContainsFunc(name, hidden) {
+	if count == "" || name == "" || len(l.Target) > 200 || strings.ContainsFunc(name, hidden) {
 		return Lock{}, &InputError{"target", "person:ID, card:GUID, box:SERIAL, bubble:NAME, site:NAME or certificate:SHA256"}
 	}
 	if err := checkText("message", l.Message); err != nil {
@@ -43,6 +66,13 @@ func (r *Registry) Lock(ctx context.Context, by string, l Lock) (Lock, error) {
 	}
 	e := store.Entry{Actor: by, Action: "lock.add", Object: l.Target, Fields: map[string]string{"lock": l.ID.String(), "message": l.Message, "ends": fmt.Sprint(l.Ends)}}
 	err := r.store.Change(ctx, e, func(tx *store.Tx) error {
+		var n int
+		if err := tx.QueryRow(count, key).Scan(&n); err != nil {
+			return err
+		}
+		if n == 0 {
+			return fmt.Errorf("%s: %w", l.Target, store.ErrNotFound)
+		}
 		_, err := tx.Exec(`INSERT INTO lock (id, target, message, ends, lifted, added) VALUES ($1, $2, $3, $4, 0, $5)`,
 			l.ID.String(), l.Target, l.Message, l.Ends, l.Added)
 		return err

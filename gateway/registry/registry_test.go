@@ -227,6 +227,15 @@ func TestRevokedCardStaysRevoked(t *testing.T) {
 
 func TestLockIsInForceUntilLiftedOrEnded(t *testing.T) {
 	r, s := open(t)
+	_, err := r.AddBox(t.Context(), olga, Box{Serial: "PARIS-0042", EK: [32]byte{1}, Model: "lab", Country: "FR", Site: "Paris"})
+	require.NoError(t, err)
+	_, err = r.AddBubble(t.Context(), olga, Bubble{Name: "epi", Title: "Epi", Address: "epi:7443"})
+	require.NoError(t, err)
+	for _, nothing := range []string{"box:PARIS-42", "box:paris-0042", "site:paris", "person:" + ident.NewID().String(), "card:" + ident.GUID{1}.String(), "bubble:Epi",
+		"certificate:" + strings.Repeat("ab", 32)} {
+		_, err := r.Lock(t.Context(), olga, Lock{Target: nothing, Message: "stolen"})
+		require.ErrorIs(t, err, store.ErrNotFound, nothing)
+	}
 	l, err := r.Lock(t.Context(), olga, Lock{Target: "box:PARIS-0042", Message: "stolen"})
 	require.NoError(t, err)
 	_, event := last(t, s)
@@ -250,7 +259,7 @@ func TestLockIsInForceUntilLiftedOrEnded(t *testing.T) {
 	all, err = r.Locks(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, []Lock{short}, all)
-	for _, target := range []string{"", "box", "box:", "moon:full", "box:" + strings.Repeat("x", 300)} {
+	for _, target := range []string{"", "box", "box:", "moon:full", "certificate:AB", "box:" + strings.Repeat("x", 300)} {
 		_, err := r.Lock(t.Context(), olga, Lock{Target: target, Message: "x"})
 		require.Error(t, err, target)
 	}
