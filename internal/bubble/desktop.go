@@ -160,14 +160,24 @@ func (d *desktop) prepare() error {
 	return os.Chown(d.account.Home, int(d.account.UID), int(d.account.GID))
 }
 
-// prepareSockets makes the directory of X sockets as the X server wants it when it does not run as root (X(7)).
-func prepareSockets() error {
-	const dir = "/tmp/.X11-unix"
+// socketDir is the directory of X sockets (X(7)).
+const socketDir = "/tmp/.X11-unix"
+
+// prepareSockets makes that directory as the X server wants it when it does not run as root. One that is there must be root's, or ours:
+// whoever owns it can put a server of his own in the place of another person's.
+func prepareSockets(dir string) error {
 	if err := os.Mkdir(dir, 0o700); err != nil {
-		if errors.Is(err, fs.ErrExist) {
-			return nil
+		if !errors.Is(err, fs.ErrExist) {
+			return err
 		}
-		return err
+		var is unix.Stat_t
+		if err := unix.Lstat(dir, &is); err != nil {
+			return err
+		}
+		if is.Mode&unix.S_IFMT != unix.S_IFDIR || is.Mode&unix.S_ISVTX == 0 || is.Uid != 0 && int(is.Uid) != os.Geteuid() {
+			return fmt.Errorf("%s is uid %d's, with mode %o: want a sticky directory of root's", dir, is.Uid, is.Mode)
+		}
+		return nil
 	}
 	return os.Chmod(dir, fs.ModeSticky|0o777) // Mkdir would apply the umask
 }
@@ -177,7 +187,7 @@ func (d *desktop) start(ctx context.Context, width, height int, layout string) e
 	if err := d.endLeftover(); err != nil {
 		return fmt.Errorf("end the last desktop: %w", err)
 	}
-	if err := errors.Join(prepareSockets(), d.prepare()); err != nil {
+	if err := errors.Join(prepareSockets(socketDir), d.prepare()); err != nil {
 		return fmt.Errorf("prepare desktop: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTime)

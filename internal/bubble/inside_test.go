@@ -54,6 +54,36 @@ func TestOutputHeldOpenHoldsUpNobody(t *testing.T) {
 	require.NoError(t, syscall.Kill(holder, syscall.SIGKILL))
 }
 
+// The number of a group is not given to another while one of it lives: what ends the group ends no other person's programs.
+func TestNumberOfASessionStaysItsOwn(t *testing.T) {
+	cmd := exec.Command("/bin/sh", "-c", "sleep 1000 & exit 0")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	p, err := run(cmd, true)
+	require.NoError(t, err)
+	defer p.end()
+	require.Eventually(t, func() bool {
+		_, err := began(p.pid())
+		return err != nil
+	}, 10*time.Second, 5*time.Millisecond, "the first program has ended")
+	require.NoError(t, syscall.Kill(p.pid(), 0))
+}
+
+func TestSocketsOfAnotherUserAreRefused(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "sockets")
+	require.NoError(t, prepareSockets(dir))
+	require.NoError(t, prepareSockets(dir))
+	require.NoError(t, os.Chmod(dir, 0o777))
+	require.ErrorContains(t, prepareSockets(dir), "sticky")
+	link := filepath.Join(t.TempDir(), "link")
+	require.NoError(t, os.Symlink(dir, link))
+	require.Error(t, prepareSockets(link))
+	if os.Geteuid() == 0 {
+		require.NoError(t, os.Chmod(dir, os.ModeSticky|0o777))
+		require.NoError(t, os.Chown(dir, 20011, 20011))
+		require.ErrorContains(t, prepareSockets(dir), "uid 20011")
+	}
+}
+
 // A member who logs in again and again takes no room from the others of the bubble, and loses the memory of her own oldest only.
 func TestSessionsOfOneAccountLeaveRoomForOthers(t *testing.T) {
 	l, err := openLedger(t.TempDir())

@@ -74,14 +74,15 @@ func run(cmd *exec.Cmd, counted bool) (*process, error) {
 
 func (p *process) pid() int { return p.cmd.Process.Pid }
 
-// wait is the process's goroutine; end waits for it.
+// wait is the process's goroutine; end waits for it. The first of counted ones is waited for last: until then its number, which is that
+// of the group, is nobody else's.
 func (p *process) wait() {
 	defer close(p.ended)
-	p.cmd.Wait()
 	if p.held != nil {
 		io.Copy(io.Discard, p.held) // returns when the last holder has ended, or at end
 		p.held.Close()
 	}
+	p.cmd.Wait()
 }
 
 // end asks the process and its children to end, insists after endTime, and returns when it is gone.
