@@ -153,6 +153,8 @@ func TestDesktopSurvivesDetachAndCrashAndEndsWithTheBubble(t *testing.T) {
 	require.Equal(t, pid, again)
 	status, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))
 	require.NoError(t, err)
+	require.NoFileExists(t, filepath.Join(h.Config.Run, "amina.log"), "what the server says at each connection fills no folder of root's")
+	require.FileExists(t, filepath.Join(h.Config.Accounts[0].Home, ".xvnc-log"))
 	require.Regexp(t, `Uid:\s+`+strconv.Itoa(int(h.Config.Accounts[0].UID))+`\s`, string(status), "Xvnc runs as the account")
 	stop()
 	require.Eventually(t, func() bool { _, err := os.Stat(filepath.Join("/proc", strconv.Itoa(pid), "exe")); return err != nil }, 5*time.Second, 5*time.Millisecond)

@@ -12,12 +12,16 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 )
+
+// serverLog is the file in a home with what its X server said last.
+const serverLog = ".xvnc-log"
 
 // process is a program of a desktop, in a session of its own, so that a signal reaches what it started as well.
 type process struct {
@@ -114,36 +118,32 @@ func endGroup(pid int, ended <-chan struct{}) {
 }
 
 // startServer runs Xvnc on a display number of its own choice and waits until it is ready for clients. The flags are
-// measured ones: no TCP port, keys as scancodes, no clipboard in or out, no way for the person to undo that.
+// measured ones: no TCP port, keys as scancodes, no clipboard in or out, no way for the person to undo that. Its words lie in her home,
+// in a file opened as the account: it says something at each connection, and what she fills with it is her own.
 func (d *desktop) startServer(ctx context.Context, width, height int) (*process, int, error) {
-	log, err := os.OpenFile(d.beside(".log"), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return nil, 0, fmt.Errorf("open desktop's log: %w", err)
-	}
-	defer log.Close()
+	const output = `command exec >"$HOME/` + serverLog + `" 2>&1 || :` + "\n" + `exec "$@"`
 	ready, theirs, err := os.Pipe()
 	if err != nil {
 		return nil, 0, err
 	}
 	defer ready.Close()
 	// It must outlive ctx, which is the request's.
-	cmd := d.command(context.WithoutCancel(ctx), -1, "Xvnc", "-displayfd", "3", "-auth", d.file(authorityFile),
+	cmd := d.command(context.WithoutCancel(ctx), -1, "/bin/sh", "-c", output, "sh", "Xvnc", "-displayfd", "3", "-auth", d.file(authorityFile),
 		"-geometry", geometry(width, height), "-depth", "24", "-nolisten", "tcp",
 		"-rfbport", "-1", "-rfbunixpath", d.file(socketFile), "-rfbunixmode", "0600",
 		"-SecurityTypes", "None", "-RawKeyboard", "-FrameRate", "255", "-AlwaysShared", "-AcceptSetDesktopSize",
 		"-SendCutText=0", "-AcceptCutText=0", "-SendPrimary=0", "-SetPrimary=0", "-AllowOverride=",
 		"-UseBlacklist=0") // the only caller is this program: a gateway that hangs up early must not lock the person out
-	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{theirs}
 	server, err := run(cmd, false)
 	theirs.Close()
 	if err != nil {
-		return nil, 0, fmt.Errorf("start Xvnc (package tigervnc-standalone-server): %w", err)
+		return nil, 0, fmt.Errorf("start Xvnc: %w", err)
 	}
 	display, err := readDisplay(ctx, ready)
 	if err != nil {
 		server.end()
-		return nil, 0, fmt.Errorf("wait for Xvnc, see %s: %w", log.Name(), err)
+		return nil, 0, fmt.Errorf("wait for Xvnc (package tigervnc-standalone-server), see %s: %w", filepath.Join(d.account.Home, serverLog), err)
 	}
 	return server, display, nil
 }
