@@ -24,6 +24,10 @@ const maxWarm = 4
 // under way; each is a connection to a bubble and a token of it.
 const maxOpening = 16
 
+// maxDesks is how many desktops a session stays connected to, the one on the screen among them: each is a picture in the gateway's
+// memory, up to 39 MB. The one that was shown longest ago is let go, and opens again as one that runs.
+const maxDesks = 8
+
 // How many bubbles are asked at once what runs in them, and how long each may take to answer.
 const (
 	lookAtOnce   = 16
@@ -148,7 +152,8 @@ type desk struct {
 	name    string
 	desktop desktop.Desktop
 	size    [2]int
-	kept    bool // it was connected to for an earlier attach, and may be dead since
+	kept    bool      // it was connected to for an earlier attach, and may be dead since
+	last    time.Time // when it was shown last, or reached
 }
 
 // wish is the newest attach.
@@ -295,8 +300,9 @@ func (l *boxLine) openedDesk(ctx context.Context, o opened) error {
 		l.closeLater(o.desktop)
 		return nil
 	}
-	k := &desk{name: name, desktop: o.desktop, size: [2]int{o.wish.width, o.wish.height}}
+	k := &desk{name: name, desktop: o.desktop, size: [2]int{o.wish.width, o.wish.height}, last: time.Now()}
 	s.desks[name] = k
+	l.letGo()
 	s.up[name] = true
 	if wanted {
 		if err := l.show(ctx, k); err != nil {
@@ -306,13 +312,29 @@ func (l *boxLine) openedDesk(ctx context.Context, o opened) error {
 	return l.renewStates(ctx)
 }
 
+// letGo lets go of a desktop when there are too many. The one on the screen stays.
+func (l *boxLine) letGo() {
+	s := l.s
+	if len(s.desks) <= maxDesks {
+		return
+	}
+	var oldest *desk
+	for _, k := range s.desks {
+		if k != s.shown && (oldest == nil || k.last.Before(oldest.last)) {
+			oldest = k
+		}
+	}
+	delete(s.desks, oldest.name)
+	l.closeLater(oldest.desktop)
+}
+
 // show puts a desktop on the screen: first the word that frames of this number are of this bubble, then the frames.
 func (l *boxLine) show(ctx context.Context, k *desk) error {
 	s := l.s
 	if s.media == nil {
 		return errors.New("attach without a media connection")
 	}
-	s.shown = k
+	s.shown, k.last = k, time.Now()
 	if err := l.happen(ctx, BubbleShown, change{}); err != nil {
 		return err
 	}

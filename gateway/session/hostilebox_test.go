@@ -3,9 +3,12 @@
 package session
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 
+	"sdbox/gateway/desktop"
+	"sdbox/gateway/registry"
 	"sdbox/gateway/store"
 	"sdbox/internal/ident"
 	"sdbox/internal/refusal"
@@ -56,6 +59,34 @@ func TestHostileBoxInEveryState(t *testing.T) {
 	b.attach("epi", 1)
 	expect[*wire.Attached](b)
 	b.sees("epi", 1)
+}
+
+// Who goes through many bubbles stays connected to so many of them: each is a picture in the gateway's memory.
+func TestSessionKeepsSoManyDesktops(t *testing.T) {
+	h := newHouse(t)
+	names := []string{"epi", "econ"}
+	for len(names) < maxDesks+2 {
+		name := fmt.Sprintf("more-%d", len(names))
+		_, err := h.registry.AddBubble(t.Context(), "operator:test", registry.Bubble{Name: name, Title: name, Address: "bubble.invalid:7443"})
+		require.NoError(t, err)
+		_, err = h.registry.AddMembership(t.Context(), "operator:test", registry.Membership{Person: h.person.ID, Bubble: name, Account: "mmartin"})
+		require.NoError(t, err)
+		names = append(names, name)
+	}
+	b := h.boot(1)
+	b.finger(h.card)
+	for i, name := range names {
+		b.attach(name, uint16(i+1))
+		expect[*wire.Attached](b)
+	}
+	closed := func(name string) bool { return h.desktop(name).Input(desktop.Input{Kind: desktop.ReleaseAll}) != nil }
+	waitFor(t, "the oldest are let go", func() bool { return closed("epi") && closed("econ") })
+	for _, name := range names[2:] {
+		require.False(t, closed(name), name)
+	}
+	b.attach("epi", 100)
+	expect[*wire.Attached](b)
+	b.sees("epi", 100)
 }
 
 // A box that asks for one desktop after the other, each of another size, has few under way; one that comes back again and again does
