@@ -13,6 +13,8 @@ import (
 	"sdbox/gateway/store"
 	"sdbox/internal/ident"
 	"sdbox/internal/refusal"
+	"sdbox/pki/ca"
+	"sdbox/pki/profile"
 )
 
 // minLease keeps a mistyped lease from ending every session.
@@ -123,4 +125,34 @@ func (c Config) checkAddresses(bad func(string, ...any)) {
 			bad("front_door.endpoints: want address:port, have %q", e)
 		}
 	}
+}
+
+// CheckFiles looks into what the house gave the gateway, and names all that is wrong: the certificate is for this gateway, the
+// authority is the one that issues to boxes, and both are of one house.
+func (c Config) CheckFiles() error {
+	own, err1 := c.identity()
+	devices, err2 := ca.Open(c.Devices.Dir, profile.Devices, c.Devices.Identity)
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	if _, err := devices.Trust().VerifyGateway(own.TLS.Leaf.Raw, time.Now()); err != nil {
+		return fmt.Errorf("%s and %s are not of one house: %w", c.TLS, c.Devices.Dir, err)
+	}
+	return nil
+}
+
+// identity reads the gateway's certificate and key, and refuses what is not for this gateway.
+func (c Config) identity() (profile.Identity, error) {
+	own, err := profile.LoadIdentity(c.TLS, c.Domain)
+	if err != nil {
+		return own, err
+	}
+	name, err := own.Trust.VerifyGateway(own.TLS.Leaf.Raw, time.Now())
+	if err != nil {
+		return own, fmt.Errorf("own certificate: %w", err)
+	}
+	if name != c.Name {
+		return own, fmt.Errorf("own certificate: it is for gateway %s, the configuration says %s", name, c.Name)
+	}
+	return own, nil
 }

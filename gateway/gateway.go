@@ -122,15 +122,8 @@ func (g *Gateway) openState(ctx context.Context) error {
 
 func (g *Gateway) openTrust(ctx context.Context) error {
 	var err error
-	if g.identity, err = profile.LoadIdentity(g.conf.TLS, g.conf.Domain); err != nil {
+	if g.identity, err = g.conf.identity(); err != nil {
 		return err
-	}
-	name, err := g.identity.Trust.VerifyGateway(g.identity.TLS.Leaf.Raw, time.Now())
-	if err != nil {
-		return fmt.Errorf("own certificate: %w", err)
-	}
-	if name != g.conf.Name {
-		return fmt.Errorf("own certificate: it is for gateway %s, the configuration says %s", name, g.conf.Name)
 	}
 	trust, err := reference.NewTrust(g.conf.Threshold, g.conf.References...)
 	if err != nil {

@@ -56,7 +56,7 @@ type runCmd struct {
 
 // Run serves until the context ends.
 func (c *runCmd) Run(ctx context.Context) error {
-	conf, err := readFile(c.Config)
+	conf, err := lookedAt(c.Config)
 	if err != nil {
 		return err
 	}
@@ -77,11 +77,13 @@ func (c *runCmd) Run(ctx context.Context) error {
 	return g.Run(ctx)
 }
 
-// portHint says what to do about an address that cannot be listened at.
+// portHint says what to do about an address that cannot be listened at, or a gateway that runs already.
 func portHint(err error) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return &useError{err, "another program has this port, perhaps another sdbox-gateway: ss -lntup names it; stop it, or change listen"}
+	case errors.Is(err, gateway.ErrRunning):
+		return &useError{err, "systemctl status sdbox-gateway shows it; a second gateway has a state folder of its own"}
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return &useError{err, "this machine does not have this address: ip address lists those it has"}
 	case errors.Is(err, syscall.EACCES):
@@ -106,11 +108,21 @@ type checkCmd struct {
 	File string `arg:"" help:"Configuration file." default:"/etc/sdbox/gateway.toml" type:"path"`
 }
 
-// Run reads the file as run would, and looks whether the files it names are there.
+// Run reads the file as run would.
 func (c *checkCmd) Run(out io.Writer) error {
-	conf, err := readFile(c.File)
+	conf, err := lookedAt(c.File)
 	if err != nil {
 		return err
+	}
+	_, err = fmt.Fprintf(out, "%s: good. Gateway %s, state in %s\n", c.File, conf.Domain.Gateway(conf.Name), conf.State)
+	return err
+}
+
+// lookedAt reads a configuration file and looks whether the files it names are there and are what they should be.
+func lookedAt(file string) (gateway.Config, error) {
+	conf, err := readFile(file)
+	if err != nil {
+		return conf, err
 	}
 	var missing []error
 	for key, path := range map[string]string{
@@ -125,10 +137,13 @@ func (c *checkCmd) Run(out io.Writer) error {
 		}
 	}
 	if len(missing) > 0 {
-		return &useError{fmt.Errorf("%s: %w", c.File, errors.Join(missing...)), "sdbox-gateway init tells where each of these comes from"}
+		return conf, &useError{fmt.Errorf("%s: %w", file, errors.Join(missing...)), "sdbox-gateway init tells where each of these comes from"}
 	}
-	_, err = fmt.Fprintf(out, "%s: good. Gateway %s, state in %s\n", c.File, conf.Domain.Gateway(conf.Name), conf.State)
-	return err
+	if err := conf.CheckFiles(); err != nil {
+		return conf, &useError{fmt.Errorf("%s: %w", file, err), fmt.Sprintf(
+			"%s is for what sdbox-pki issue gateway %s makes, %s for what sdbox-pki lend devices makes; issue anew into an empty folder", conf.TLS, conf.Name, conf.Devices.Dir)}
+	}
+	return conf, nil
 }
 
 type initCmd struct {
