@@ -65,7 +65,7 @@ func broken(err error) error {
 	case errors.As(err, &bad):
 		return hint(exitBadAudit, err, fmt.Sprintf("row %d is the first that is wrong; those before it are as they were sealed", bad.Row))
 	case errors.Is(err, merkle.ErrDamaged):
-		return hint(exitBadAudit, err, "the seals themselves do not hold together: compare with a checkpoint kept elsewhere")
+		return hint(exitBadAudit, err, "is --key the audit.pub of this gateway? If it is, the seals themselves do not hold together: compare with a checkpoint kept elsewhere")
 	}
 	return err
 }

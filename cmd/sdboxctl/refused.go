@@ -45,6 +45,9 @@ func notOperator(name string, err error) error {
 		"certificate, key and ca are the files of one folder that sdbox-pki issue operator made")
 }
 
+// noProtocol is what a gateway's front door answers to whoever does not speak as a box does (RFC 7301, 3.2).
+const noProtocol = tls.AlertError(120)
+
 // unanswered tells apart why a gateway could not be asked: nobody is there, somebody else is, or it does not take the certificate.
 func unanswered(base string, err error) error {
 	at := strings.TrimPrefix(base, "https://")
@@ -57,6 +60,8 @@ func unanswered(base string, err error) error {
 			"is gateway its address, name the name in its certificate, and ca the ca.pem of its house?")
 	case errors.As(err, &plain), errors.Is(err, http.ErrSchemeMismatch):
 		return hint(exitUnreachable, fmt.Errorf("what answers at %s speaks no TLS", at), "the console's port is 8443 unless gateway.toml says otherwise")
+	case errors.As(err, &op) && op.Op == "remote error" && op.Err.Error() == noProtocol.Error(): // crypto/tls has a type of its own for it
+		return hint(exitUnreachable, fmt.Errorf("what answers at %s is the front door for boxes, not the console", at), "the console's port is 8443 unless gateway.toml says otherwise")
 	case errors.As(err, &op) && op.Op == "remote error":
 		return hint(exitNotAllowed, fmt.Errorf("the gateway at %s does not take this operator certificate: %w", at, op.Err),
 			"sdbox-pki issue operator makes one that it takes; it knows no other certificates")

@@ -169,7 +169,7 @@ func (c *Console) addCard(r *http.Request) (any, error) {
 func onePEM(field, text, kind string) ([]byte, error) {
 	block, _ := pem.Decode([]byte(text)) // issuers may follow; the first is the one
 	if block == nil || block.Type != kind {
-		return nil, wrong("send the file's text", "%s: want a PEM block %s", field, kind)
+		return nil, wrong("it is the text of a file that sdbox-pki issue card makes", "%s: want a PEM block %s", field, kind)
 	}
 	return block.Bytes, nil
 }
