@@ -456,7 +456,7 @@ func TestEndedSessionSaysWhyAndForgetsThePerson(t *testing.T) {
 	b.press(28)
 	b.show(expect[*wire.Attach](b.centre), 0x123456)
 	b.seen("epi", filled(0x123456))
-	b.say(&wire.Ended{Session: session, Refusal: refusal.New("S04", "time", "14:02", "reason", "drill"), Reason: "drill"})
+	b.say(&wire.Ended{Session: session, Refusal: refusal.New("S04", "reason", "drill"), Reason: "drill"})
 	b.seen("another picture", func(m *screen.Image) bool { return !anywhere(0x123456)(m) && anywhere(0xffffff)(m) })
 	// nothing of the old session is answered any more, and the next card starts anew
 	b.cards.events <- pcsc.Event{Reader: "r", Count: 2}

@@ -175,12 +175,12 @@ func TestListIsRenewedUnderThePersonsHands(t *testing.T) {
 		return &wire.Bubbles{List: append(more, wire.Bubble{Name: "epi", Title: "Epidemiology", Colour: 0x00aa88, State: epi},
 			wire.Bubble{Name: "econ", Title: "Economics", Colour: 0x2266cc, State: wire.Open})}
 	}
-	b.say(&wire.Refused{Refusal: refusal.New(refusal.BubbleDown, "bubble", "History", "since", "10:12"), Re: 19})
+	b.say(&wire.Refused{Refusal: refusal.New(refusal.BubbleDown, "bubble", "History", "since", refusal.Moment(time.Now())), Re: 19})
 	b.seen("U02", anywhere(amberGround))
 	b.press(down)
 	b.press(down) // to econ
 	b.settle()
-	b.say(&wire.Refused{Refusal: refusal.New(refusal.BubbleDown, "bubble", "History", "since", "10:12"), Re: 19})
+	b.say(&wire.Refused{Refusal: refusal.New(refusal.BubbleDown, "bubble", "History", "since", refusal.Moment(time.Now())), Re: 19})
 	b.seen("U02", anywhere(amberGround))
 	b.say(list(wire.Asleep, wire.Bubble{Name: "law", Title: "Law", Colour: 0x770077, State: wire.Asleep}))
 	b.seen("a project that is new, and the refusal still", both(anywhere(0x770077), anywhere(amberGround)))
@@ -235,7 +235,7 @@ func TestWatchedSessionShowsTheSign(t *testing.T) {
 	b.seen("no sign", both(filled(0x123456), not(bar)))
 	b.say(&wire.Watched{Session: session, On: true})
 	b.seen("the sign on the bar", both(filled(0x123456), bar))
-	b.say(&wire.Ended{Session: session, Refusal: refusal.New(refusal.CutByOperator, "at", "14:02")})
+	b.say(&wire.Ended{Session: session, Refusal: refusal.New(refusal.CutByOperator, "at", refusal.Moment(time.Now()))})
 	b.seen("the end", anywhere(0xa61b1b))
 	require.True(t, b.screen.see(not(list)), "what follows is nobody's session")
 }

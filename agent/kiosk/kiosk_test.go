@@ -63,12 +63,17 @@ func projects() []wire.Bubble {
 	}
 }
 
+// today is a refusal.Moment at this time of day where the tests run.
+func today(hour, minute int) string {
+	return refusal.Moment(time.Date(2026, 11, 24, hour, minute, 0, 0, time.Local))
+}
+
 // moments is every screen, by name.
 func moments() map[string]View {
 	finger := refusal.Refusal{Code: refusal.WrongFinger, Suffix: "7K2", Params: map[string]string{"left": "2"}}
 	silent := refusal.Refusal{Code: refusal.CentreSilent, Suffix: "8PT", Params: map[string]string{"try": "2", "ways": "4"}}
-	cut := refusal.Refusal{Code: refusal.CutByOperator, Suffix: "3MN", Params: map[string]string{"at": "14:02"}}
-	down := refusal.Refusal{Code: refusal.BubbleDown, Suffix: "6HT", Params: map[string]string{"bubble": "Econometrics", "since": "10:12"}}
+	cut := refusal.Refusal{Code: refusal.CutByOperator, Suffix: "3MN", Params: map[string]string{"at": today(14, 2)}}
+	down := refusal.Refusal{Code: refusal.BubbleDown, Suffix: "6HT", Params: map[string]string{"bubble": "Econometrics", "since": today(10, 12)}}
 	starts := example(refusal.BubbleStarting)
 	views := map[string]View{
 		"boot": Boot{}, "boot-silent": Boot{&silent}, "ready": Ready{}, "reading": ReadingCard{},
@@ -87,7 +92,7 @@ func moments() map[string]View {
 // example is a refusal with parameters for every row.
 func example(code refusal.Code) refusal.Refusal {
 	return refusal.Refusal{Code: code, Suffix: "7K2", Params: map[string]string{
-		"left": "2", "date": "2026-03-12", "project": "Housing", "countries": "FR", "here": "NL", "at": "14:02", "since": "10:12",
+		"left": "2", "date": "2026-03-12", "project": "Housing", "countries": "FR", "here": "NL", "at": today(14, 2), "since": today(10, 12),
 		"reason": "Screen was photographed", "box": "PARIS-0042", "bubble": "Housing", "seconds": "20", "minutes": "15", "try": "2", "ways": "4",
 	}}
 }

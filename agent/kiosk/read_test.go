@@ -160,8 +160,8 @@ func TestListNamesStateEndPlaceAndReason(t *testing.T) {
 func TestCutScreenTellsTheOperatorsReason(t *testing.T) {
 	k, dst := newKiosk(t), screen.NewImage(1920, 1080)
 	reason := "The screen was being photographed"
-	withReason := refusal.New(refusal.CutByOperator, "at", "14:02", "reason", reason)
-	without := refusal.New(refusal.CutByOperator, "at", "14:02")
+	withReason := refusal.New(refusal.CutByOperator, "at", today(14, 2), "reason", reason)
+	without := refusal.New(refusal.CutByOperator, "at", today(14, 2))
 	for _, r := range []refusal.Refusal{withReason, without} {
 		k.Draw(dst, Ended{r, reason}, about(refusal.French))
 		got := read(t, dst, image.Rect(360, 150, 1560, 900))

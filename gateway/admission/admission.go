@@ -164,7 +164,7 @@ func locks(r Request) (Decision, bool) {
 		case kind == "bubble" && r.Bubble != nil && name == r.Bubble.Name:
 			pairs := []string{"bubble", r.Bubble.Title}
 			if !l.Since.IsZero() {
-				pairs = append(pairs, "since", l.Since.UTC().Format("15:04"))
+				pairs = append(pairs, "since", refusal.Moment(l.Since))
 			}
 			d.Refusal = refusal.New(refusal.BubbleDown, pairs...)
 		case kind == "bubble":

@@ -96,7 +96,7 @@ func TestWhatSpeaksAgainstARequestRefusesIt(t *testing.T) {
 		{"certificate under a lock", lock("certificate:00"), "C05", nil, "lock on certificate", nil},
 		{"box under a lock", lock("box:PARIS-0042"), "B03", nil, "lock on box", nil},
 		{"site under a lock", lock("site:Paris"), "B03", nil, "lock on site", nil},
-		{"bubble under a lock", lock("bubble:epi"), "U02", map[string]string{"bubble": "Épidémies", "since": "10:12"}, "lock on bubble", nil},
+		{"bubble under a lock", lock("bubble:epi"), "U02", map[string]string{"bubble": "Épidémies", "since": "2026-07-01T10:12:00Z"}, "lock on bubble", nil},
 		{"a lock we cannot place", lock("moon:full"), "G09", nil, "lock on moon", nil},
 		{"someone else's lock", lock("person:" + ident.ID{2}.String()), "G09", nil, "lock on person", nil},
 

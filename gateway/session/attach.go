@@ -410,7 +410,7 @@ func (l *boxLine) lose(ctx context.Context, name string, cause error) error {
 		l.closeLater(k.desktop)
 	}
 	s.wish, s.up[name] = nil, false
-	why := refusal.New(refusal.BubbleDown, "bubble", title, "since", time.Now().UTC().Format("15:04"))
+	why := refusal.New(refusal.BubbleDown, "bubble", title, "since", refusal.Moment(time.Now()))
 	if err := l.happen(ctx, BubbleLost, change{why: why}); err != nil {
 		return err
 	}

@@ -85,7 +85,7 @@ func (l *boxLine) finishedDesk(ctx context.Context, f finished) error {
 	}
 	name := f.project.Bubble.Name
 	if f.err != nil {
-		why := refusal.New(refusal.BubbleDown, "bubble", f.project.Bubble.Title, "since", time.Now().UTC().Format("15:04"))
+		why := refusal.New(refusal.BubbleDown, "bubble", f.project.Bubble.Title, "since", refusal.Moment(time.Now()))
 		return l.refuse(ctx, &wire.EndDesktop{}, name, why, f.err.Error())
 	}
 	s.up[name], s.told = false, nil // the list answers, whatever the box had

@@ -252,8 +252,7 @@ func (s *Server) Live() []Live {
 // Cut ends a session for an operator: the box is told why before anything closes, then the bubble's picture stops. The
 // desktops go on. It returns when that is done and audited; ErrGone if the session ended before.
 func (s *Server) Cut(ctx context.Context, id ident.ID, by, reason string) error {
-	at := time.Now().Format("15:04")
-	return s.end(ctx, stop{id: id, by: by, why: refusal.New(refusal.CutByOperator, "at", at, "reason", reason), reason: reason})
+	return s.end(ctx, stop{id: id, by: by, why: refusal.New(refusal.CutByOperator, "at", refusal.Moment(time.Now()), "reason", reason), reason: reason})
 }
 
 // StopBox ends the line of a box, and the session on it, for a refusal. It returns when the box has been told, or has no line.

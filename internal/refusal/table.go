@@ -20,11 +20,11 @@ const (
 	ProjectEnded   Code = "P02" // params: project, date
 	NotFromHere    Code = "P05" // params: project, countries (ISO 3166-1 alpha-2 with commas between), here (one of them)
 	ProjectEnding  Code = "P06" // said while a person works in it; params: project, minutes
-	CutByOperator  Code = "S04" // params: at (15:04), reason
+	CutByOperator  Code = "S04" // params: at (Moment), reason
 	OpenElsewhere  Code = "S06" // asks on the box where the card is now; params: box, the other one
 	Moved          Code = "S07" // said on the box the desktop was taken from; params: box, where it went
 	BubbleStarting Code = "U01" // params: bubble, seconds
-	BubbleDown     Code = "U02" // params: bubble, since (15:04)
+	BubbleDown     Code = "U02" // params: bubble, since (Moment)
 )
 
 // Light is the colour a screen, and the lamp of a box that has one, shows. The screens always write its name too.
@@ -50,7 +50,7 @@ const (
 )
 
 // Text is one language's template of the words for a row. {name} is a parameter, {name:day} one written as 2026-03-12,
-// {name:clock} as 15:04, {name:countries} as FR,BE; {name:n:try:tries} is the word form for that count. {code} is code
+// {name:clock} a Moment, {name:countries} as FR,BE; {name:n:try:tries} is the word form for that count. {code} is code
 // and suffix. [a|b] is the first of its parts whose parameters are all known, else nothing.
 type Text struct{ Title, Text, Next string }
 

@@ -152,14 +152,17 @@ func Day(lang Lang, t time.Time) string {
 	return number + " " + months[t.Month()-1] + " " + strconv.Itoa(t.Year())
 }
 
-// clock writes a time of the form 15:04 as the language does; anything else as it is.
+// clock writes a Moment as the clock beside it shows the time, where the words are read; anything else as it is.
 func clock(lang Lang, value string) string {
-	t, err := time.Parse("15:04", value)
+	t, err := time.Parse(time.RFC3339, value)
 	if err != nil {
 		return value
 	}
-	return Clock(lang, t)
+	return Clock(lang, t.Local())
 }
+
+// Moment is a time as a parameter carries it (RFC 3339, UTC): whoever refuses does not know the reader's time zone.
+func Moment(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 // Clock writes a time of day: 14:02, 14 h 02.
 func Clock(lang Lang, t time.Time) string {
