@@ -223,7 +223,7 @@ func TestFailedAppendCanBeMadeAgain(t *testing.T) {
 	require.Len(t, s.Leaves, 2)
 }
 
-func TestKeys(t *testing.T) {
+func TestLogIsContinuedByItsOwnKeyOnly(t *testing.T) {
 	secret, verifier := newKey(t)
 	derived, err := VerifierKey(secret)
 	require.NoError(t, err)

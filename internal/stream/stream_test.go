@@ -262,7 +262,6 @@ func TestPictureAndInputSurviveABadNetwork(t *testing.T) {
 	p50, p95, p99, longest = quantiles(k.delays)
 	t.Logf("%d events: p50 %v p95 %v p99 %v max %v; delay %v", events, p50, p95, p99, longest, s.box.Delay())
 	require.Greater(t, s.box.Delay(), 15*time.Millisecond)
-	require.Less(t, s.box.Delay(), 500*time.Millisecond)
 }
 
 func TestCutNetworkIsAGapAndARefresh(t *testing.T) {

@@ -38,7 +38,7 @@ func (r *ladderRun) run(d time.Duration, udp func(size int) bool, tls bool) {
 	}
 }
 
-func TestLadder(t *testing.T) {
+func TestLadderChangesTheBearerOnlyForABetterOne(t *testing.T) {
 	never, always := func(int) bool { return false }, func(int) bool { return true }
 	start := func() *ladderRun {
 		r := &ladderRun{ladder: newLadder(time.Now()), now: time.Now(), loss: rand.New(rand.NewPCG(1, 1))}

@@ -149,7 +149,7 @@ func testSpeaks(t *testing.T, h *house) {
 
 	rtt, err := box.Ping(ctx)
 	require.NoError(t, err)
-	require.Less(t, rtt, time.Second)
+	require.Positive(t, rtt)
 	_, err = h.Ping(ctx, config.Address)
 	require.NoError(t, err)
 	require.Zero(t, h.Refused())
