@@ -163,7 +163,7 @@ func (v *Verifier) match(pcrs []wire.PCR) (known, error) {
 		}
 	}
 	if nearest == nil {
-		return known{}, NoReference
+		return known{}, fmt.Errorf("%w: no signed note says what an intact box measures (sdboxctl reference add)", NoReference)
 	}
 	return known{}, nearest
 }

@@ -22,7 +22,7 @@ import (
 // logged. Anyone can cause them: an endorsement key is no secret.
 const maxAudited = 20
 
-var errNotRegistered = errors.New("no box with this endorsement key is registered")
+var errNotRegistered = errors.New("no box with this endorsement key is registered (sdboxctl box add)")
 
 // enrol gives a registered machine its certificate. Nothing it says is believed before it has opened a credential that only the TPM
 // with the registered endorsement key can open (TPM 2.0 Part 1, 24).
