@@ -45,8 +45,8 @@ func (c *cardCmd) Run(ctx context.Context, out io.Writer) error {
 		}
 	}
 	who := sim.Person()
-	fmt.Fprintf(out, "card of %s, GUID %s, in the reader at %s\n", who.Name, who.GUID, c.VPCD)
-	fmt.Fprintf(out, "try: pkcs11-tool --list-objects; Ctrl-C pulls the card\n")
+	fmt.Fprintf(out, "card of %s, GUID %s, for the reader at %s\n", who.Name, who.GUID, c.VPCD)
+	fmt.Fprintf(out, "try: pkcs11-tool --list-objects (package opensc); Ctrl-C pulls the card\n")
 	err = sim.DialVPCD(ctx, c.VPCD)
 	switch {
 	case ctx.Err() != nil:
