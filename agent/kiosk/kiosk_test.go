@@ -13,11 +13,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"sdbox/agent/screen"
 	"sdbox/internal/refusal"
 	"sdbox/internal/wire"
+
+	"github.com/stretchr/testify/require"
 )
 
 // pictures is where to leave a PNG of every screen drawn, to look at: go test ./agent/kiosk -pictures DIR.

@@ -14,10 +14,10 @@ import (
 	"time"
 	"unicode"
 
-	"github.com/stretchr/testify/require"
-
 	"sdbox/agent/screen"
 	"sdbox/internal/refusal"
+
+	"github.com/stretchr/testify/require"
 )
 
 // read returns the text in a part of a picture as optical character recognition sees it, folded.

@@ -10,9 +10,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"sdbox/internal/tile"
+
+	"github.com/stretchr/testify/require"
 )
 
 // road loses, repeats, reorders, cuts and changes frames; the one who asks for a key frame may go unheard, too.

@@ -9,12 +9,12 @@ import (
 	"testing"
 	"testing/synctest"
 
-	"github.com/stretchr/testify/require"
-
 	"sdbox/agent/keys"
 	"sdbox/agent/screen"
 	"sdbox/internal/stream"
 	"sdbox/internal/tile"
+
+	"github.com/stretchr/testify/require"
 )
 
 const blue, orange, barColour = 0x2563eb, 0xc2410c, 0x010203

@@ -15,9 +15,9 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/stretchr/testify/require"
-
 	"sdbox/internal/card"
+
+	"github.com/stretchr/testify/require"
 )
 
 // reader is the daemon's end of a virtual reader, with a card in it.

@@ -14,10 +14,10 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"sdbox/internal/lab/house"
 	"sdbox/internal/lab/page"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // lab is what every command that runs the house is told.

@@ -15,9 +15,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/stretchr/testify/require"
-
 	"sdbox/pki/profile"
+
+	"github.com/stretchr/testify/require"
 )
 
 const guid = "01020304-0506-0708-090a-0b0c0d0e0f10"

@@ -8,11 +8,11 @@ import (
 	"testing/fstest"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"sdbox/internal/ident"
 	"sdbox/internal/refusal"
 	"sdbox/pki/profile"
+
+	"github.com/stretchr/testify/require"
 )
 
 var (

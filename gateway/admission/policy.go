@@ -12,9 +12,9 @@ import (
 	"slices"
 	"time"
 
-	cedar "github.com/cedar-policy/cedar-go"
-
 	"sdbox/internal/refusal"
+
+	cedar "github.com/cedar-policy/cedar-go"
 )
 
 //go:embed policies/*.cedar

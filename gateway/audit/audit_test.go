@@ -13,10 +13,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"sdbox/gateway/store"
 	"sdbox/internal/merkle"
+
+	"github.com/stretchr/testify/require"
 )
 
 // house is a store with its log.

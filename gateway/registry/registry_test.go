@@ -15,11 +15,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"sdbox/gateway/store"
 	"sdbox/gateway/store/storetest"
 	"sdbox/internal/ident"
+
+	"github.com/stretchr/testify/require"
 )
 
 const olga = "operator:olga"

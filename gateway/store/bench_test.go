@@ -11,10 +11,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"sdbox/gateway/store/storetest"
 	"sdbox/internal/ident"
+
+	"github.com/stretchr/testify/require"
 )
 
 // BenchmarkChange is one durable change with its audit row and event, the disk synced.

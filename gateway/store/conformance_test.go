@@ -14,10 +14,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"sdbox/gateway/store/storetest"
 	"sdbox/internal/ident"
+
+	"github.com/stretchr/testify/require"
 )
 
 // engine is a database the conformance suite runs on. dsn names a new, empty one.

@@ -16,12 +16,12 @@ import (
 	"syscall"
 	"testing"
 
+	"sdbox/gateway/store/storetest"
+	"sdbox/internal/ident"
+
 	"github.com/pressly/goose/v3"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
-
-	"sdbox/gateway/store/storetest"
-	"sdbox/internal/ident"
 )
 
 // The tests of this file run the test binary again as a child, which dies or runs out of disk, and read what it left.

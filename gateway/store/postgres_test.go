@@ -15,9 +15,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"sdbox/internal/ident"
+
+	"github.com/stretchr/testify/require"
 )
 
 func TestUrgentEventsWakeTheOtherGatewayAndOthersDoNot(t *testing.T) {

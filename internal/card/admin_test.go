@@ -9,11 +9,11 @@ import (
 	"crypto/x509"
 	"testing"
 
-	"github.com/stretchr/testify/require"
-
 	"sdbox/internal/card"
 	"sdbox/internal/card/cardsim"
 	"sdbox/internal/ident"
+
+	"github.com/stretchr/testify/require"
 )
 
 func newYubiKey(t testing.TB) *cardsim.Sim {

@@ -18,12 +18,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"sdbox/internal/card"
 	"sdbox/internal/card/cardsim"
 	"sdbox/internal/finger/fingersim"
 	"sdbox/internal/ident"
+
+	"github.com/stretchr/testify/require"
 )
 
 // issued is a card in software with both keys and one finger, and what the desk knows of it.

@@ -9,9 +9,9 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/stretchr/testify/require"
-
 	"sdbox/internal/notify"
+
+	"github.com/stretchr/testify/require"
 )
 
 func TestSupervisorHearsOnceThatTheProgramIsReady(t *testing.T) {

@@ -15,12 +15,12 @@ import (
 	"testing"
 	"time"
 
+	"sdbox/test/leak"
+
 	"github.com/pion/datachannel"
 	"github.com/pion/rtcp"
 	"github.com/pion/rtp"
 	"github.com/stretchr/testify/require"
-
-	"sdbox/test/leak"
 )
 
 // pair is both ends of a stream over the loopback, without a tunnel.

@@ -14,12 +14,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"sdbox/internal/stream"
 	"sdbox/internal/tunnel"
 	"sdbox/internal/tunnel/tunneltest"
 	"sdbox/test/leak"
+
+	"github.com/stretchr/testify/require"
 )
 
 // house is a gateway with its one media port, as in the product: WireGuard, netstack, one mux for all boxes.

@@ -16,10 +16,10 @@ import (
 	"testing"
 	"time"
 
+	"sdbox/internal/tunnel/tunneltest"
+
 	"github.com/stretchr/testify/require"
 	"golang.zx2c4.com/wireguard/device"
-
-	"sdbox/internal/tunnel/tunneltest"
 )
 
 // serveStreams lets connections to the returned address carry the packets of one peer.

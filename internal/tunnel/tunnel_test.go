@@ -12,10 +12,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"sdbox/internal/tunnel/tunneltest"
 	"sdbox/test/leak"
+
+	"github.com/stretchr/testify/require"
 )
 
 var (

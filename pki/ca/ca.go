@@ -22,10 +22,10 @@ import (
 	"slices"
 	"time"
 
-	"filippo.io/age"
-
 	"sdbox/internal/ident"
 	"sdbox/pki/profile"
+
+	"filippo.io/age"
 )
 
 // The files of an authority folder.

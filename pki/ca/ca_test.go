@@ -12,10 +12,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"sdbox/internal/ident"
 	"sdbox/pki/profile"
+
+	"github.com/stretchr/testify/require"
 )
 
 func newKey(t *testing.T) *ecdsa.PrivateKey {

@@ -22,9 +22,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"sdbox/internal/ident"
+
+	"github.com/stretchr/testify/require"
 )
 
 // town is a house of authorities in memory that signs whatever it is told to.

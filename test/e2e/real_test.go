@@ -17,15 +17,15 @@ import (
 	"testing"
 	"time"
 
-	"github.com/rogpeppe/go-internal/testscript"
-	"github.com/stretchr/testify/require"
-
 	"sdbox/internal/card"
 	"sdbox/internal/card/cardsim"
 	"sdbox/internal/finger/fingersim"
 	"sdbox/internal/ident"
 	"sdbox/internal/lab/house"
 	"sdbox/internal/tpm/tpmsim"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/stretchr/testify/require"
 )
 
 // block is a fenced block of README.md that is run: its info string is "sh real: NAME".

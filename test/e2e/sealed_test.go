@@ -19,10 +19,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"sdbox/agent/screen"
 	"sdbox/internal/lab/house"
+
+	"github.com/stretchr/testify/require"
 )
 
 // TestBubbleIsSealed builds the lab once: while a person logs in and her desktop is shown, the box's link carries the front

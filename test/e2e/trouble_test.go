@@ -6,11 +6,11 @@ import (
 	"os"
 	"testing"
 
-	"github.com/stretchr/testify/require"
-
 	"sdbox/internal/lab/day"
 	"sdbox/internal/lab/house"
 	"sdbox/internal/refusal"
+
+	"github.com/stretchr/testify/require"
 )
 
 // TestEveryCodeIsReadFromTheScreen kills the shipped programs in a session, as kill -9 does, then brings everything else about that a

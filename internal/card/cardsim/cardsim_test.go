@@ -20,11 +20,11 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/stretchr/testify/require"
-
 	"sdbox/internal/card"
 	"sdbox/internal/finger/fingersim"
 	"sdbox/internal/ident"
+
+	"github.com/stretchr/testify/require"
 )
 
 const testSelect = "00A404000BA00000030800001000010000"

@@ -6,9 +6,9 @@ import (
 	"math/rand/v2"
 	"testing"
 
-	"github.com/stretchr/testify/require"
-
 	"sdbox/internal/finger/fingersim"
+
+	"github.com/stretchr/testify/require"
 )
 
 // crowd is many enrolled fingers.

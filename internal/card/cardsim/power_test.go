@@ -22,11 +22,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"sdbox/internal/card"
 	"sdbox/internal/finger/fingersim"
 	"sdbox/internal/ident"
+
+	"github.com/stretchr/testify/require"
 )
 
 // counted counts commands.

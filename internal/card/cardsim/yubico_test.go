@@ -10,10 +10,10 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/stretchr/testify/require"
-
 	"sdbox/internal/card"
 	"sdbox/internal/ident"
+
+	"github.com/stretchr/testify/require"
 )
 
 // step is one command in hexadecimal and the status it must get.

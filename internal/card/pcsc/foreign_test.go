@@ -15,11 +15,11 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/go-piv/piv-go/v2/piv"
-	"github.com/stretchr/testify/require"
-
 	"sdbox/internal/card"
 	"sdbox/internal/card/cardsim"
+
+	"github.com/go-piv/piv-go/v2/piv"
+	"github.com/stretchr/testify/require"
 )
 
 // TestOpenSCUsesBothCards: opensc, which knows nothing of this house, reads and signs with a card of each profile.

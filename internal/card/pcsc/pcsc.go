@@ -10,9 +10,9 @@ import (
 	"fmt"
 	"sync"
 
-	"github.com/ebfe/scard"
-
 	"sdbox/internal/card"
+
+	"github.com/ebfe/scard"
 )
 
 // What a caller of Connect branches on, beside card.ErrRemoved.

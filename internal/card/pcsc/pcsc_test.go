@@ -17,12 +17,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"sdbox/internal/card"
 	"sdbox/internal/card/cardsim"
 	"sdbox/internal/card/pcsc"
 	"sdbox/internal/finger/fingersim"
+
+	"github.com/stretchr/testify/require"
 )
 
 func testLog(t *testing.T) *slog.Logger { return slog.New(slog.NewTextHandler(t.Output(), nil)) }

@@ -13,14 +13,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
-
 	"sdbox/internal/card"
 	"sdbox/internal/card/cardsim"
 	"sdbox/internal/card/pcsc"
 	"sdbox/internal/finger/fingersim"
 	"sdbox/internal/ident"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 // The virtual reader's two slots (vsmartcard, 0x8C7B and the next).

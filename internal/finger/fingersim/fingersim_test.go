@@ -10,9 +10,9 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/stretchr/testify/require"
-
 	"sdbox/internal/finger"
+
+	"github.com/stretchr/testify/require"
 )
 
 func TestSeedIsOneFinger(t *testing.T) {

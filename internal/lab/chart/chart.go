@@ -14,14 +14,14 @@ import (
 	"strconv"
 	"strings"
 
+	"sdbox/internal/lab/day"
+
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/font"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/text"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
-
-	"sdbox/internal/lab/day"
 )
 
 // What the system of today takes for one change, in seconds: since its last renewal, and before it.

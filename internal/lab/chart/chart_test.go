@@ -7,10 +7,10 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/stretchr/testify/require"
-
 	"sdbox/internal/lab/chart"
 	"sdbox/internal/lab/day"
+
+	"github.com/stretchr/testify/require"
 )
 
 // TestSwitchDrawsEachRoundTrip: the numbers of the report stand in the picture, in letters another program reads.

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"image"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,8 +15,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
-
-	"net"
 )
 
 // TestPatternIsWhereXwdSeesIt: our X client draws on a real X server, and an independent program reads the same pixels.

@@ -8,10 +8,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"sdbox/internal/card/cardsim"
 	"sdbox/internal/ident"
+
+	"github.com/stretchr/testify/require"
 )
 
 // TestCardMovesBetweenBoxes: each box has a PC/SC daemon of its own that sees the card which is in it; opensc, an independent

@@ -13,9 +13,9 @@ import (
 	"slices"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	labnet "sdbox/internal/lab/net"
+
+	"golang.org/x/sys/unix"
 )
 
 // House owns places and the links between them. Its methods may be called from any goroutine.

@@ -16,11 +16,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"sdbox/internal/lab/house"
 	labnet "sdbox/internal/lab/net"
 	"sdbox/internal/tpm/tpmsim"
+
+	"github.com/stretchr/testify/require"
 )
 
 func TestMain(m *testing.M) {

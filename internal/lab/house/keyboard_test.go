@@ -8,9 +8,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"sdbox/agent/keys"
+
+	"github.com/stretchr/testify/require"
 )
 
 // TestKeyboardReachesTheAgentsSource: what the lab sends comes out of the very source the agent reads, in order, also after

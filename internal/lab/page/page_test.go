@@ -23,10 +23,10 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/stretchr/testify/require"
-
 	"sdbox/agent/screen"
 	"sdbox/internal/lab/house"
+
+	"github.com/stretchr/testify/require"
 )
 
 // TestBandsRebuildTheScreen: what the stream sends makes the browser's picture equal to the screen, pixel for pixel.
