@@ -55,6 +55,28 @@ func (s source) lines(n ast.Node) int {
 	return s.fset.Position(n.End()).Line - s.fset.Position(n.Pos()).Line + 1
 }
 
+// Imports stand in three groups: the standard library, this house, others. gofmt sorts within a group.
+func TestImportsStandInThreeGroups(t *testing.T) {
+	group := func(path string) int {
+		first, _, _ := strings.Cut(path, "/")
+		switch {
+		case first == "sdbox":
+			return 1
+		case strings.Contains(first, "."):
+			return 2
+		}
+		return 0
+	}
+	for _, s := range sources(t) {
+		for i := 1; i < len(s.imports); i++ {
+			before, here := group(s.imports[i-1]), group(s.imports[i])
+			require.LessOrEqual(t, before, here, "%s: %s stands behind %s", s.path, s.imports[i], s.imports[i-1])
+			lines := s.fset.Position(s.file.Imports[i].Pos()).Line - s.fset.Position(s.file.Imports[i-1].Pos()).Line
+			require.Equal(t, before != here, lines > 1, "%s: an empty line stands between groups and nowhere else, at %s", s.path, s.imports[i])
+		}
+	}
+}
+
 func TestNoWordPutsOffOrSilencesWhatIsWrong(t *testing.T) {
 	for _, s := range sources(t) {
 		for _, word := range []string{"no" + "lint", "TO" + "DO", "FIX" + "ME"} {

@@ -18,14 +18,14 @@ import (
 	"time"
 	"unicode"
 
+	"sdbox/agent/viewer"
+	"sdbox/internal/lab/browser"
+	"sdbox/internal/lab/house"
+
 	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 	"github.com/stretchr/testify/require"
-
-	"sdbox/agent/viewer"
-	"sdbox/internal/lab/browser"
-	"sdbox/internal/lab/house"
 )
 
 // pageWait is how long a person waits for anything on a page.
