@@ -84,6 +84,11 @@ func readConfig(path string) (*config, error) {
 		if errors.As(err, &strict) {
 			return nil, &useError{fmt.Errorf("configuration %s has a key that means nothing here:\n%s", path, strict.String()), hintConfig}
 		}
+		var wrong *toml.DecodeError
+		if errors.As(err, &wrong) {
+			line, _ := wrong.Position()
+			err = fmt.Errorf("line %d: %w", line, err)
+		}
 		return nil, &useError{fmt.Errorf("configuration %s: %w", path, err), "it is TOML: key = \"value\""}
 	}
 	for _, p := range []*string{&c.Root, &c.State} {

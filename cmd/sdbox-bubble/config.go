@@ -64,6 +64,11 @@ func readConfig(path string) (*config, error) {
 		if errors.As(err, &unknown) {
 			return nil, &useError{fmt.Errorf("configuration %s: unknown key:\n%s", path, unknown.String()), hintConfig}
 		}
+		var wrong *toml.DecodeError
+		if errors.As(err, &wrong) {
+			line, _ := wrong.Position()
+			err = fmt.Errorf("line %d: %w", line, err)
+		}
 		return nil, &useError{fmt.Errorf("configuration %s: %w", path, err), "it is TOML: key = \"value\""}
 	}
 	base, err := filepath.Abs(filepath.Dir(path))

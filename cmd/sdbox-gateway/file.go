@@ -90,6 +90,11 @@ func readFile(path string) (gateway.Config, error) {
 		if errors.As(err, &strict) {
 			return none, &useError{fmt.Errorf("%s has a key that means nothing here:\n%s", path, strict.String()), "the file that sdbox-gateway init writes lists every key"}
 		}
+		var wrong *toml.DecodeError
+		if errors.As(err, &wrong) {
+			line, _ := wrong.Position()
+			err = fmt.Errorf("line %d: %w", line, err)
+		}
 		return none, &useError{fmt.Errorf("%s: %w", path, err), "it is TOML: key = \"value\""}
 	}
 	c, err := f.config(filepath.Dir(path))

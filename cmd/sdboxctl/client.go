@@ -58,7 +58,12 @@ func readConfig(path string) (config, error) {
 		if errors.As(err, &strict) {
 			return c, hint(exitUsage, fmt.Errorf("%s: unknown key:\n%s", path, strict.String()), "the keys are gateway, name, certificate, key and ca")
 		}
-		return c, hint(exitUsage, fmt.Errorf("%s: %w", path, err), "")
+		var wrong *toml.DecodeError
+		if errors.As(err, &wrong) {
+			line, _ := wrong.Position()
+			err = fmt.Errorf("line %d: %w", line, err)
+		}
+		return c, hint(exitUsage, fmt.Errorf("%s: %w", path, err), "it is TOML: key = \"value\"")
 	}
 	for key, value := range map[string]string{"gateway": c.Gateway, "certificate": c.Certificate, "key": c.Key, "ca": c.CA} {
 		if value == "" {
