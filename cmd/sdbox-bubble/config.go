@@ -96,6 +96,12 @@ func (c *config) settings(log *slog.Logger) (bubble.Config, error) {
 	if err != nil {
 		return bubble.Config{}, err
 	}
+	switch name, err := id.Trust.VerifyBubble(id.TLS.Leaf.Raw, time.Now()); {
+	case err != nil:
+		return bubble.Config{}, fmt.Errorf("own certificate: %w", err)
+	case name != c.Name:
+		return bubble.Config{}, fmt.Errorf("own certificate: it is for bubble %s, the configuration says %s", name, c.Name)
+	}
 	s := bubble.Config{
 		Domain: domain, Name: c.Name, State: c.State, Run: c.Run, Certificate: id.TLS, Roots: id.Trust.Roots(),
 		Layouts: c.Layouts, MaxWidth: c.MaxWidth, MaxHeight: c.MaxHeight, Log: log,
