@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"sync"
 
@@ -58,7 +57,6 @@ func Open(dir, bin string) (*House, error) {
 	if err != nil {
 		return nil, err
 	}
-	runtime.KeepAlive(h.hub)
 	return h, nil
 }
 
