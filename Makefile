@@ -31,6 +31,6 @@ fmt: ## format the code
 	@gofmt -l -w .
 
 build: ## the programs, into build/bin
-	@mkdir -p $(BIN)
+	@mkdir -p $(BIN) && echo "building the programs into $(BIN)"
 	@CGO_ENABLED=1 $(GO) build -trimpath -o $(BIN)/ ./cmd/sdbox-agent ./cmd/sdbox-lab
 	@CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/ ./cmd/sdbox-gateway ./cmd/sdbox-bubble ./cmd/sdbox-pki ./cmd/sdboxctl
