@@ -199,6 +199,8 @@ func (c *client) send(ctx context.Context, method, path string, body io.Reader) 
 		code = exitNotAllowed
 	case http.StatusConflict:
 		code = exitConflict
+	case http.StatusGatewayTimeout:
+		code = exitUnreachable
 	}
 	return nil, hint(code, errors.New(problem.Error), problem.Hint)
 }

@@ -46,6 +46,7 @@ func ask[T any](ctx context.Context, c *cli, out *printer, method, path string, 
 type boxCmd struct {
 	Add    boxAdd    `cmd:"" help:"Register a box by its endorsement key."`
 	List   boxList   `cmd:"" help:"List the boxes."`
+	Ping   boxPing   `cmd:"" help:"Measure a round trip to a box, through its tunnel."`
 	Retire boxRetire `cmd:"" help:"Take a box out of use for good."`
 }
 
@@ -71,6 +72,15 @@ type boxList struct{}
 // Run lists the boxes.
 func (*boxList) Run(ctx context.Context, c *cli, out *printer) error {
 	return ask[[]console.Box](ctx, c, out, "GET", "boxes", nil)
+}
+
+type boxPing struct {
+	Serial string `arg:"" help:"Serial of the box."`
+}
+
+// Run measures a round trip.
+func (b *boxPing) Run(ctx context.Context, c *cli, out *printer) error {
+	return ask[console.Ping](ctx, c, out, "GET", "boxes/"+url.PathEscape(b.Serial)+"/ping", nil)
 }
 
 type boxRetire struct {
@@ -181,8 +191,9 @@ func (*bubbleList) Run(ctx context.Context, c *cli, out *printer) error {
 }
 
 type memberCmd struct {
-	Add  memberAdd  `cmd:"" help:"Let a person into a bubble, or change for how long."`
-	List memberList `cmd:"" help:"List who may enter what."`
+	Add    memberAdd    `cmd:"" help:"Let a person into a bubble, or change for how long."`
+	List   memberList   `cmd:"" help:"List who may enter what."`
+	Remove memberRemove `cmd:"" help:"Take a person out of a bubble, at once."`
 }
 
 type memberAdd struct {
@@ -205,9 +216,21 @@ func (*memberList) Run(ctx context.Context, c *cli, out *printer) error {
 	return ask[[]console.Membership](ctx, c, out, "GET", "memberships", nil)
 }
 
+type memberRemove struct {
+	Person string `required:"" help:"Id of the person."`
+	Bubble string `required:"" help:"Name of the bubble."`
+	Reason string `required:"" help:"Why; kept in the audit log."`
+}
+
+// Run removes the membership.
+func (m *memberRemove) Run(ctx context.Context, c *cli, out *printer) error {
+	return ask[struct{}](ctx, c, out, "POST", "memberships/remove", console.Removal{Person: m.Person, Bubble: m.Bubble, Reason: m.Reason})
+}
+
 type referenceCmd struct {
-	Add  referenceAdd  `cmd:"" help:"Hand the gateway a signed note."`
-	List referenceList `cmd:"" help:"List the notes in use."`
+	Add    referenceAdd    `cmd:"" help:"Hand the gateway a signed note."`
+	List   referenceList   `cmd:"" help:"List the notes in use."`
+	Retire referenceRetire `cmd:"" help:"Accept a note no more; boxes let in by it stay until they attest again."`
 }
 
 type referenceAdd struct {
@@ -230,6 +253,16 @@ type referenceList struct{}
 // Run lists the notes.
 func (*referenceList) Run(ctx context.Context, c *cli, out *printer) error {
 	return ask[[]console.Reference](ctx, c, out, "GET", "references", nil)
+}
+
+type referenceRetire struct {
+	Name   string `arg:"" help:"Name of the note, as reference list has it."`
+	Reason string `required:"" help:"Why; kept in the audit log."`
+}
+
+// Run retires the note.
+func (r *referenceRetire) Run(ctx context.Context, c *cli, out *printer) error {
+	return ask[struct{}](ctx, c, out, "POST", "references/retire", console.Retirement{Name: r.Name, Reason: r.Reason})
 }
 
 type lockCmd struct {

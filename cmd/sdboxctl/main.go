@@ -4,7 +4,7 @@
 // sessions, and checks the audit log. It speaks the console's API with an operator certificate; audit verify needs no gateway.
 //
 // Exit codes: 0 done; 1 failed; 2 wrong use; 3 no such thing; 4 not allowed: the operator certificate has ended or is none; 5 already
-// there, or its state forbids it; 6 the gateway does not answer, or another one does; 7 the audit log, or the evidence of a session,
+// there, or its state forbids it; 6 the gateway does not answer, or another one does, or the box that was asked for does not; 7 the audit log, or the evidence of a session,
 // does not verify. What is wrong stands on standard error, with a hint on what to do; with --json as {"error", "hint", "exit"}.
 package main
 

@@ -36,6 +36,8 @@ func (p *printer) print(v any) error {
 		boxes(t, v)
 	case []console.Box:
 		boxes(t, v...)
+	case console.Ping:
+		row(t, v.Box, fmt.Sprintf("%.1f ms", v.MS))
 	case console.Person:
 		row(t, v.ID)
 	case []console.Person:

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"sdbox/gateway/frontdoor"
 	"sdbox/gateway/registry"
 	"sdbox/gateway/session"
 	"sdbox/gateway/store"
@@ -39,6 +40,7 @@ func (c *Console) routeAPI(mux *http.ServeMux) {
 		"GET /api/v1/boxes":                  func(r *http.Request) (any, error) { return c.boxes(r.Context()) },
 		"POST /api/v1/boxes":                 c.addBox,
 		"POST /api/v1/boxes/{name}/retire":   c.retireBox,
+		"GET /api/v1/boxes/{name}/ping":      c.pingBox,
 		"GET /api/v1/people":                 c.people,
 		"POST /api/v1/people":                c.addPerson,
 		"GET /api/v1/cards":                  c.cards,
@@ -48,8 +50,10 @@ func (c *Console) routeAPI(mux *http.ServeMux) {
 		"POST /api/v1/bubbles":               c.addBubble,
 		"GET /api/v1/memberships":            c.memberships,
 		"POST /api/v1/memberships":           c.addMembership,
+		"POST /api/v1/memberships/remove":    c.removeMembership,
 		"GET /api/v1/references":             c.references,
 		"POST /api/v1/references":            c.addReference,
+		"POST /api/v1/references/retire":     c.retireReference,
 		"GET /api/v1/locks":                  c.locks,
 		"POST /api/v1/locks":                 c.addLock,
 		"POST /api/v1/locks/{id}/lift":       c.liftLock,
@@ -91,6 +95,8 @@ func (c *Console) answerError(w http.ResponseWriter, r *http.Request, err error)
 		c.answerProblem(w, r, http.StatusGone, errors.New("this session has already ended"), "sdboxctl sessions lists those that live")
 	case isAway(err):
 		c.answerProblem(w, r, http.StatusConflict, err, "the card is out, or the finger not yet placed; nothing was sent")
+	case errors.Is(err, frontdoor.ErrSilent):
+		c.answerProblem(w, r, http.StatusGatewayTimeout, err, "sdboxctl box list says whether it is attested; if so, look at its power and its network")
 	case errors.Is(err, store.ErrNotFound):
 		c.answerProblem(w, r, http.StatusNotFound, err, lists(r.URL.Path))
 	case errors.Is(err, store.ErrExists):
@@ -123,7 +129,9 @@ func lists(path string) string {
 		}
 		return "sdboxctl lock list shows what there is"
 	case "memberships":
-		return "sdboxctl person list and sdboxctl bubble list show what there is"
+		return "sdboxctl person list, bubble list and member list show what there is"
+	case "references":
+		return "sdboxctl reference list shows what there is"
 	case "refusals":
 		return "read it from the screen again; the code is known to the gateway that the box was at"
 	}

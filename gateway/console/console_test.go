@@ -370,7 +370,9 @@ func TestPagesAndAPIAreStrict(t *testing.T) {
 		{"boxes", `{"serial":"../x","ek":"` + strings.Repeat("00", 32) + `"}`, 422}, {"people", `{"name":"","language":"fr"}`, 422}, {"people", `{"name":"a","language":"de"}`, 422},
 		{"cards", `{"person":"x"}`, 422}, {"bubbles", `{"name":"epi","colour":"red"}`, 422}, {"memberships", `{"person":"` + ident.NewID().String() + `","bubble":"none"}`, 404},
 		{"references", `{"note":"unsigned"}`, 422}, {"locks", `{"target":"everything","message":"x"}`, 422}, {"sessions/x/cut", `{"reason":"good reason"}`, 422},
-		{"boxes/NONE-1/retire", `{"reason":"gone"}`, 404}, {"nowhere", `{}`, 404}, {"boxes", strings.Repeat(" ", maxBody+1), 422},
+		{"boxes/NONE-1/retire", `{"reason":"gone"}`, 404}, {"memberships/remove", `{"person":"x","bubble":"epi","reason":"left"}`, 422},
+		{"memberships/remove", `{"person":"` + ident.NewID().String() + `","bubble":"none","reason":"left"}`, 404}, {"references/retire", `{"name":"none","reason":"old"}`, 404},
+		{"references/retire", `{"name":"none"}`, 422}, {"nowhere", `{}`, 404}, {"boxes", strings.Repeat(" ", maxBody+1), 422},
 	} {
 		status, text := d.do(c, "POST", "/api/v1/"+bad.path, bad.body, "Content-Type", "application/json")
 		require.Equal(t, bad.status, status, "%s %.60s: %s", bad.path, bad.body, text)
@@ -392,6 +394,12 @@ func TestPagesAndAPIAreStrict(t *testing.T) {
 	}
 	status, _ = d.do(c, "GET", "/api/v1/refusals/C05-7K2", "")
 	require.Equal(t, 404, status)
+	status, _ = d.do(c, "GET", "/api/v1/boxes/NONE-1/ping", "")
+	require.Equal(t, 404, status)
+	require.Equal(t, 200, d.post(c, "boxes", Box{Serial: "PARIS-1", EK: strings.Repeat("ab", 32), Country: "FR", Model: "lab", Site: "Paris"}, nil))
+	status, text := d.do(c, "GET", "/api/v1/boxes/PARIS-1/ping", "")
+	require.Equal(t, 504, status)
+	require.Contains(t, text, "power and its network")
 	for path, expected := range map[string]int{"/api/v1/audit/export": 403, "/events": 403, "/": 403, "/boxes": 200} {
 		headers := []string{"Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "no-cors", "Sec-Fetch-Dest", "image"}
 		if expected == 200 {
@@ -431,6 +439,10 @@ func TestOnlyReleaseKeysMakeReferences(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, rows, 1)
 	require.Equal(t, "image 7", rows[0].Name)
+	require.Equal(t, 200, d.post(c, "references/retire", Retirement{Name: "image 7", Reason: "a newer one is out"}, nil))
+	rows, err = d.registry.References(t.Context(), "")
+	require.NoError(t, err)
+	require.Empty(t, rows)
 }
 
 func TestLanguageFollowsTheBrowser(t *testing.T) {

@@ -50,6 +50,8 @@ func FuzzAPI(f *testing.F) {
 	for path, bodies := range map[string][]any{
 		"boxes": {Box{Serial: "PARIS-2", EK: strings.Repeat("cd", 32), Country: "FR", Model: "lab", Site: "Paris", Outer: []string{"192.0.2.0/24"}}, Box{EK: "x"},
 			Box{EK: strings.Repeat("cd", 32), Outer: []string{"x"}}},
+		"memberships/remove":   {Removal{Person: person, Bubble: "epi", Reason: "left"}, Removal{Person: "x"}},
+		"references/retire":    {Retirement{Name: "sdbox 2", Reason: "old"}, Retirement{}},
 		"boxes/PARIS-1/retire": {Reason{Reason: "sold"}, Reason{}},
 		"people":               {Person{ID: person, Name: "Zoe", Language: "fr"}, Person{ID: "x"}},
 		"cards": {Card{Person: person, Certificate: nine, Presence: ninth}, Card{Person: "x"}, Card{Person: person}, Card{Person: person, Certificate: ninth},
@@ -74,7 +76,8 @@ func FuzzAPI(f *testing.F) {
 			f.Add("POST", path, append([]byte(`{"what":1},`), raw...))
 		}
 	}
-	for _, path := range []string{"boxes", "people", "cards", "bubbles", "memberships", "references", "locks", "sessions", "refusals/C05-7K2", "refusals/X"} {
+	for _, path := range []string{"boxes", "people", "cards", "bubbles", "memberships", "references", "locks", "sessions", "refusals/C05-7K2", "refusals/X",
+		"boxes/PARIS-1/ping", "boxes/NONE-1/ping"} {
 		f.Add("GET", path, []byte{})
 	}
 	f.Fuzz(func(t *testing.T, method, path string, body []byte) {
@@ -89,7 +92,7 @@ func FuzzAPI(f *testing.F) {
 		r.TLS = seen
 		w := httptest.NewRecorder()
 		d.console.handler.ServeHTTP(w, r)
-		require.Less(t, w.Code, 500, "%s", w.Body)
+		require.True(t, w.Code < 500 || w.Code == http.StatusGatewayTimeout, "%d %s", w.Code, w.Body)
 		if w.Code == http.StatusOK || w.Header().Get("Content-Type") == "application/json" {
 			require.True(t, json.Valid(w.Body.Bytes()), "%s", w.Body)
 		}

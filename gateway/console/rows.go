@@ -95,6 +95,19 @@ func (c *Console) retireBox(r *http.Request) (any, error) {
 	return struct{}{}, c.conf.Registry.RetireBox(r.Context(), by(r), r.PathValue("name"), in.Reason)
 }
 
+// pingBox measures a round trip through the tunnel. The box need not hold a session, and nothing about it changes.
+func (c *Console) pingBox(r *http.Request) (any, error) {
+	row, err := c.conf.Registry.Box(r.Context(), r.PathValue("name"))
+	if err != nil {
+		return nil, err
+	}
+	took, err := c.conf.Door.Ping(r.Context(), row.Address)
+	if err != nil {
+		return nil, err
+	}
+	return Ping{Box: row.Serial, MS: float64(took.Microseconds()) / 1000}, nil
+}
+
 func (c *Console) people(r *http.Request) (any, error) {
 	rows, err := c.conf.Registry.People(r.Context())
 	list := make([]Person, 0, len(rows))
@@ -255,6 +268,18 @@ func (c *Console) addMembership(r *http.Request) (any, error) {
 	return membershipOf(row), err
 }
 
+func (c *Console) removeMembership(r *http.Request) (any, error) {
+	in, err := read[Removal](r)
+	if err != nil {
+		return nil, err
+	}
+	person, err := ident.ParseID(in.Person)
+	if err != nil {
+		return nil, wrong("sdboxctl person list shows the ids", "person: %v", err)
+	}
+	return struct{}{}, c.conf.Registry.RemoveMembership(r.Context(), by(r), person, in.Bubble, in.Reason)
+}
+
 func (c *Console) references(r *http.Request) (any, error) {
 	rows, err := c.conf.Registry.References(r.Context(), "")
 	list := make([]Reference, 0, len(rows))
@@ -279,6 +304,14 @@ func (c *Console) addReference(r *http.Request) (any, error) {
 	}
 	row, err := c.conf.Registry.AddReference(r.Context(), by(r), registry.Reference{Name: in.Name, Model: in.Model, Note: []byte(in.Note)})
 	return Reference{Name: row.Name, Model: row.Model, Note: string(row.Note)}, err
+}
+
+func (c *Console) retireReference(r *http.Request) (any, error) {
+	in, err := read[Retirement](r)
+	if err != nil {
+		return nil, err
+	}
+	return struct{}{}, c.conf.Registry.RetireReference(r.Context(), by(r), in.Name, in.Reason)
 }
 
 func (c *Console) locks(r *http.Request) (any, error) {

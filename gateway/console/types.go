@@ -81,6 +81,25 @@ type Reason struct {
 	Reason string `json:"reason"`
 }
 
+// Ping is GET /api/v1/boxes/{serial}/ping.
+type Ping struct {
+	Box string  `json:"box"`
+	MS  float64 `json:"ms"` // one round trip through the tunnel, between the gateway's process and the box's
+}
+
+// Removal is POST /api/v1/memberships/remove: a person leaves a bubble. A session she has there ends with the right, the others stay.
+type Removal struct {
+	Person string `json:"person"` // id
+	Bubble string `json:"bubble"` // name
+	Reason string `json:"reason"`
+}
+
+// Retirement is POST /api/v1/references/retire: a note is accepted no more. Boxes that were let in by it stay until they attest again.
+type Retirement struct {
+	Name   string `json:"name"`
+	Reason string `json:"reason"`
+}
+
 // Session is GET /api/v1/sessions.
 type Session struct {
 	ID      string    `json:"id"`

@@ -259,6 +259,8 @@ func TestBoxEnrolsProvesItsStateAndGetsATunnel(t *testing.T) {
 	defer end.Close()
 	_, err = end.Ping(t.Context())
 	require.NoError(t, err)
+	_, err = g.door.Ping(t.Context(), box.Address)
+	require.NoError(t, err, "the box's end answers by itself")
 	held, ok := g.door.Lease(box.Address)
 	require.True(t, ok)
 	require.Equal(t, sha256.Sum256(lease.Result), held.Result)
@@ -286,6 +288,8 @@ func TestBoxEnrolsProvesItsStateAndGetsATunnel(t *testing.T) {
 	require.True(t, g.door.Drop("PARIS-1"))
 	_, ok = g.door.Lease(box.Address)
 	require.False(t, ok)
+	_, err = g.door.Ping(t.Context(), box.Address)
+	require.ErrorIs(t, err, ErrSilent)
 }
 
 func TestEvidenceIsRefusedWithItsReasonInTheLogOnly(t *testing.T) {

@@ -50,6 +50,26 @@ func (d *Door) Lease(addr netip.Addr) (Lease, bool) {
 	return l.Lease, ok && time.Now().Before(l.Expires)
 }
 
+// ErrSilent says that a box holds no lease, or does not answer through its tunnel.
+var ErrSilent = errors.New("the box does not answer")
+
+// pingTime is how long a box has for its answer.
+const pingTime = 3 * time.Second
+
+// Ping measures one round trip through the tunnel between this process and the box's (ICMPv6 echo). Errors: ErrSilent.
+func (d *Door) Ping(ctx context.Context, addr netip.Addr) (time.Duration, error) {
+	if _, ok := d.Lease(addr); !ok {
+		return 0, fmt.Errorf("%w: it holds no lease", ErrSilent)
+	}
+	ctx, cancel := context.WithTimeout(ctx, pingTime)
+	defer cancel()
+	took, err := d.conf.Tunnel.Ping(ctx, addr)
+	if err != nil {
+		return 0, fmt.Errorf("%w: %w", ErrSilent, err)
+	}
+	return took, nil
+}
+
 // Drop takes a box's peer away, and with it all that the box holds inside the tunnel. It reports whether there was one.
 func (d *Door) Drop(serial string) bool {
 	d.mu.Lock()

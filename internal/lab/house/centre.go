@@ -5,6 +5,7 @@ package house
 import (
 	"context"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -203,6 +204,21 @@ ca = "operator/ca.pem"
 func (s *Site) Ctl(ctx context.Context, args ...string) ([]byte, error) {
 	args = slices.Concat([]string{"--config", insideDir + "/ctl.toml", "--json"}, args)
 	return s.Gateway.Run(ctx, Account{}, searchPath(), binDir+"/sdboxctl", args...)
+}
+
+// PingBox has the gateway measure a round trip through the tunnel to a box.
+func (s *Site) PingBox(ctx context.Context, b *Box) (time.Duration, error) {
+	out, err := s.Ctl(ctx, "box", "ping", b.Serial)
+	if err != nil {
+		return 0, err
+	}
+	var answer struct {
+		MS float64 `json:"ms"`
+	}
+	if err := json.Unmarshal(out, &answer); err != nil {
+		return 0, fmt.Errorf("sdboxctl box ping: %w", err)
+	}
+	return time.Duration(answer.MS * float64(time.Millisecond)), nil
 }
 
 // VerifyAudit exports the audit log and has sdboxctl verify it on the host, which cannot reach the gateway: the log, and the evidence
