@@ -3,11 +3,9 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -18,18 +16,15 @@ import (
 	"sdbox/agent"
 	"sdbox/agent/keys"
 	"sdbox/agent/screen"
+	"sdbox/cmd/internal/settings"
 	"sdbox/internal/card/pcsc"
 	"sdbox/internal/finger"
 	"sdbox/internal/ident"
 	"sdbox/internal/refusal"
 	"sdbox/internal/tpm"
 
-	"github.com/pelletier/go-toml/v2"
 	"golang.org/x/sync/errgroup"
 )
-
-// maxConfig is the longest configuration file taken, in bytes.
-const maxConfig = 64 << 10
 
 // gcPercent is how much the heap may grow before garbage is collected. Most of it is pictures, which hold no pointer and cost the
 // collector nothing to look at.
@@ -68,28 +63,14 @@ type size struct {
 
 // readConfig reads and checks agent.toml; an unknown key is an error.
 func readConfig(path string) (*config, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, &useError{fmt.Errorf("configuration: %w", err), "name one with --config; README.md, Run it for real, shows one"}
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
-	if err != nil || len(text) > maxConfig {
-		return nil, errors.Join(fmt.Errorf("configuration %s: over %d bytes or unreadable", path, maxConfig), err)
-	}
 	c := &config{State: "/var/lib/sdbox/agent", Language: "en", Layout: "us", Screen: size{1920, 1080}}
-	d := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields()
-	if err := d.Decode(c); err != nil {
-		var strict *toml.StrictMissingError
-		if errors.As(err, &strict) {
-			return nil, &useError{fmt.Errorf("configuration %s has a key that means nothing here:\n%s", path, strict.String()), hintConfig}
-		}
-		var wrong *toml.DecodeError
-		if errors.As(err, &wrong) {
-			line, _ := wrong.Position()
-			err = fmt.Errorf("line %d: %w", line, err)
-		}
-		return nil, &useError{fmt.Errorf("configuration %s: %w", path, err), "it is TOML: key = \"value\""}
+	switch err := settings.Read(path, c); {
+	case errors.Is(err, os.ErrNotExist):
+		return nil, &useError{err, "name one with --config; README.md, Run it for real, shows one"}
+	case errors.Is(err, settings.ErrSyntax):
+		return nil, &useError{err, settings.HintSyntax}
+	case err != nil:
+		return nil, &useError{err, hintConfig}
 	}
 	for _, p := range []*string{&c.Root, &c.State} {
 		if *p != "" && !filepath.IsAbs(*p) {

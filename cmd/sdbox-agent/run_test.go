@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"sdbox/cmd/internal/settings"
+
 	"github.com/stretchr/testify/require"
 )
 
@@ -31,7 +33,7 @@ func FuzzConfig(f *testing.F) {
 	} {
 		f.Add([]byte(strings.Replace(goodConfig, old, changed, 1)))
 	}
-	f.Add(make([]byte, maxConfig+1))
+	f.Add(make([]byte, settings.Max+1))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		file := filepath.Join(t.TempDir(), "agent.toml")
 		require.NoError(t, os.WriteFile(file, text, 0o600))

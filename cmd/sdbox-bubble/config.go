@@ -3,25 +3,19 @@
 package main
 
 import (
-	"bytes"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
 
+	"sdbox/cmd/internal/settings"
 	"sdbox/internal/bubble"
 	"sdbox/internal/ident"
 	"sdbox/pki/profile"
-
-	"github.com/pelletier/go-toml/v2"
 )
-
-// maxConfig is the longest configuration file taken, in bytes.
-const maxConfig = 256 << 10
 
 // config is bubble.toml. Relative paths count from the file.
 type config struct {
@@ -49,27 +43,14 @@ type account struct {
 
 // readConfig reads bubble.toml; an unknown key is an error.
 func readConfig(path string) (*config, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, &useError{fmt.Errorf("configuration: %w", err), "name one with --config; README.md, Run it for real, shows one"}
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
-	if err != nil || len(text) > maxConfig {
-		return nil, errors.Join(fmt.Errorf("configuration %s: over %d bytes or unreadable", path, maxConfig), err)
-	}
 	c := &config{Listen: ":7443", State: "/var/lib/sdbox/bubble", Run: "/run/sdbox/bubble"}
-	if err := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields().Decode(c); err != nil {
-		var unknown *toml.StrictMissingError
-		if errors.As(err, &unknown) {
-			return nil, &useError{fmt.Errorf("configuration %s: unknown key:\n%s", path, unknown.String()), hintConfig}
-		}
-		var wrong *toml.DecodeError
-		if errors.As(err, &wrong) {
-			line, _ := wrong.Position()
-			err = fmt.Errorf("line %d: %w", line, err)
-		}
-		return nil, &useError{fmt.Errorf("configuration %s: %w", path, err), "it is TOML: key = \"value\""}
+	switch err := settings.Read(path, c); {
+	case errors.Is(err, os.ErrNotExist):
+		return nil, &useError{err, "name one with --config; README.md, Run it for real, shows one"}
+	case errors.Is(err, settings.ErrSyntax):
+		return nil, &useError{err, settings.HintSyntax}
+	case err != nil:
+		return nil, &useError{err, hintConfig}
 	}
 	base, err := filepath.Abs(filepath.Dir(path))
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"sdbox/cmd/internal/settings"
 	"sdbox/internal/bubble"
 	"sdbox/internal/ident"
 	"sdbox/internal/seal"
@@ -147,7 +148,7 @@ func TestConfigurationThatCannotWorkIsNamed(t *testing.T) {
 	h := newHouse(t)
 	h.issue("epi", bubbleProfile)
 	for want, text := range map[string]string{
-		"unknown key":    h.config() + "colour = \"red\"\n",
+		"means nothing":  h.config() + "colour = \"red\"\n",
 		"uid":            "domain = \"lab\"\nname = \"epi\"\ntls = \"epi\"\nsession = \"x\"\n[[accounts]]\nname = \"amina\"\nuid = 0\n",
 		"\"domain\"":     "name = \"epi\"\n",
 		"cert.pem":       "domain = \"lab\"\nname = \"epi\"\ntls = \"nowhere\"\n",
@@ -169,7 +170,7 @@ func FuzzConfig(f *testing.F) {
 	f.Add([]byte("domain = \"lab\"\nrun = \"/run\"\n"))
 	f.Add([]byte("domian = \"lab\"\n"))
 	f.Add([]byte("domain = "))
-	f.Add(make([]byte, maxConfig+1))
+	f.Add(make([]byte, settings.Max+1))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		file := filepath.Join(t.TempDir(), "bubble.toml")
 		require.NoError(t, os.WriteFile(file, text, 0o600))

@@ -3,24 +3,18 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
+	"sdbox/cmd/internal/settings"
 	"sdbox/gateway"
 	"sdbox/internal/ident"
 	"sdbox/internal/refusal"
-
-	"github.com/pelletier/go-toml/v2"
 )
-
-// maxConfig is the longest configuration file taken, in bytes.
-const maxConfig = 256 << 10
 
 // file is gateway.toml. The comments that a person reads are in template, beside init.
 type file struct {
@@ -75,27 +69,14 @@ func defaults() file {
 // readFile reads a configuration strictly: a key it does not know is an error, and relative paths count from the file.
 func readFile(path string) (gateway.Config, error) {
 	var none gateway.Config
-	in, err := os.Open(path)
-	if err != nil {
-		return none, &useError{fmt.Errorf("configuration: %w", err), "sdbox-gateway init makes one"}
-	}
-	defer in.Close()
-	raw, err := io.ReadAll(io.LimitReader(in, maxConfig+1))
-	if err != nil || len(raw) > maxConfig {
-		return none, errors.Join(fmt.Errorf("configuration %s: over %d bytes or unreadable", path, maxConfig), err)
-	}
 	f := defaults()
-	if err := toml.NewDecoder(bytes.NewReader(raw)).DisallowUnknownFields().Decode(&f); err != nil {
-		var strict *toml.StrictMissingError
-		if errors.As(err, &strict) {
-			return none, &useError{fmt.Errorf("%s has a key that means nothing here:\n%s", path, strict.String()), "the file that sdbox-gateway init writes lists every key"}
-		}
-		var wrong *toml.DecodeError
-		if errors.As(err, &wrong) {
-			line, _ := wrong.Position()
-			err = fmt.Errorf("line %d: %w", line, err)
-		}
-		return none, &useError{fmt.Errorf("%s: %w", path, err), "it is TOML: key = \"value\""}
+	switch err := settings.Read(path, &f); {
+	case errors.Is(err, os.ErrNotExist):
+		return none, &useError{err, "sdbox-gateway init makes one"}
+	case errors.Is(err, settings.ErrSyntax):
+		return none, &useError{err, settings.HintSyntax}
+	case err != nil:
+		return none, &useError{err, "the file that sdbox-gateway init writes lists every key"}
 	}
 	c, err := f.config(filepath.Dir(path))
 	if err == nil {

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"sdbox/cmd/internal/settings"
 	"sdbox/firmware/reference"
 	"sdbox/pki/ca"
 	"sdbox/pki/profile"
@@ -170,7 +171,7 @@ func FuzzConfig(f *testing.F) {
 		f.Add([]byte(strings.Replace(goodConfig, old, changed, 1)))
 	}
 	f.Add([]byte("state = \"\"\ndatabase = \"mysql://x\"\nsupport = \"" + strings.Repeat("x", 201) + "\"\n[tunnel]\nlisten = \"x\"\nlease = \"10h\"\n[health]\nlisten = \"9090\"\n"))
-	f.Add(make([]byte, maxConfig+1))
+	f.Add(make([]byte, settings.Max+1))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		file := filepath.Join(t.TempDir(), "gateway.toml")
 		require.NoError(t, os.WriteFile(file, text, 0o600))

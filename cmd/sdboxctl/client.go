@@ -18,14 +18,14 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/pelletier/go-toml/v2"
+	"sdbox/cmd/internal/settings"
 )
 
 // maxAnswer is the longest answer read from the gateway, in bytes; an audit export is streamed and not held to it.
 const maxAnswer = 16 << 20
 
-// maxConfig is the longest configuration file and the longest file of certificates taken, in bytes.
-const maxConfig = 1 << 20
+// maxFile is the longest file of certificates, or signed note, taken, in bytes.
+const maxFile = 1 << 20
 
 // config is the file ctl.toml. Relative paths count from the file.
 type config struct {
@@ -44,26 +44,15 @@ type client struct {
 
 func readConfig(path string) (config, error) {
 	var c config
-	raw, err := readFile(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return c, hint(exitUsage, fmt.Errorf("there is no configuration file %s", path),
-			"name one with --config; it holds gateway, certificate, key and ca")
-	}
-	if err != nil {
-		return c, fmt.Errorf("configuration: %w", err)
-	}
-	dec := toml.NewDecoder(bytes.NewReader(raw)).DisallowUnknownFields()
-	if err := dec.Decode(&c); err != nil {
-		var strict *toml.StrictMissingError
-		if errors.As(err, &strict) {
-			return c, hint(exitUsage, fmt.Errorf("%s: unknown key:\n%s", path, strict.String()), "the keys are gateway, name, certificate, key and ca")
-		}
-		var wrong *toml.DecodeError
-		if errors.As(err, &wrong) {
-			line, _ := wrong.Position()
-			err = fmt.Errorf("line %d: %w", line, err)
-		}
-		return c, hint(exitUsage, fmt.Errorf("%s: %w", path, err), "it is TOML: key = \"value\"")
+	switch err := settings.Read(path, &c); {
+	case errors.Is(err, os.ErrNotExist):
+		return c, hint(exitUsage, fmt.Errorf("there is no configuration file %s", path), "name one with --config; it holds gateway, certificate, key and ca")
+	case errors.Is(err, settings.ErrUnknown):
+		return c, hint(exitUsage, err, "the keys are gateway, name, certificate, key and ca")
+	case errors.Is(err, settings.ErrSyntax):
+		return c, hint(exitUsage, err, settings.HintSyntax)
+	case err != nil:
+		return c, err
 	}
 	for key, value := range map[string]string{"gateway": c.Gateway, "certificate": c.Certificate, "key": c.Key, "ca": c.CA} {
 		if value == "" {
@@ -84,9 +73,9 @@ func readFile(path string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	raw, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
-	if err == nil && len(raw) > maxConfig {
-		err = fmt.Errorf("%s: over %d bytes", path, maxConfig)
+	raw, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err == nil && len(raw) > maxFile {
+		err = fmt.Errorf("%s: over %d bytes", path, maxFile)
 	}
 	return raw, err
 }

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"sdbox/cmd/internal/settings"
+
 	"github.com/stretchr/testify/require"
 )
 
@@ -20,7 +22,7 @@ func FuzzConfig(f *testing.F) {
 	f.Add([]byte("gateway = \"x\"\n"))
 	f.Add([]byte("gatway = \"x\"\n"))
 	f.Add([]byte("gateway = "))
-	f.Add(make([]byte, maxConfig+1))
+	f.Add(make([]byte, settings.Max+1))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		file := filepath.Join(t.TempDir(), "ctl.toml")
 		require.NoError(t, os.WriteFile(file, text, 0o600))

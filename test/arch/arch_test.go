@@ -175,6 +175,8 @@ func under(dir, top string) bool {
 func mayImport(rooms map[string]map[string]bool, from, to string) bool {
 	free := under(from, "cmd") || under(from, "internal/lab") || under(from, "test")
 	switch {
+	case under(to, "cmd/internal"):
+		return under(from, "cmd")
 	case under(to, "cmd"), under(to, "test"):
 		return false
 	case isTest(to):
