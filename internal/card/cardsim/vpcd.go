@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -76,7 +77,9 @@ func (s *Sim) InsertVPCD(ctx context.Context, dial func(context.Context) (net.Co
 	unseen := true
 	var err error
 	for unseen {
-		unseen, err = s.stay(serving, dial)
+		if unseen, err = s.stay(serving, dial); unseen {
+			stayOut(serving)
+		}
 	}
 
 	s.mu.Lock()
@@ -90,6 +93,19 @@ func (s *Sim) InsertVPCD(ctx context.Context, dial func(context.Context) (net.Co
 		return fmt.Errorf("card in reader: %w", context.Cause(ctx))
 	}
 	return fmt.Errorf("card in reader: %w", err)
+}
+
+// emptySlot is how long a card that was not seen coming stays out: longer than the reader's daemon leaves between two looks (pcscd: 400 ms),
+// or the next look would find the card again and the slot would never have been empty.
+const emptySlot = 600 * time.Millisecond
+
+func stayOut(ctx context.Context) {
+	out := time.NewTimer(emptySlot)
+	defer out.Stop()
+	select {
+	case <-out.C:
+	case <-ctx.Done():
+	}
 }
 
 // stay is one connection to the reader; unseen says that there has to be another.
@@ -153,8 +169,9 @@ type supply struct {
 	asks int  // times the reader asked whether the card is there, before that
 }
 
-// asksAtMost is how often the reader asks before it powers a card that it saw coming.
-const asksAtMost = 2
+// asksAtMost is how often the reader asks before it powers a card that it saw coming: when it looks, and again as it switches the power on;
+// a busy daemon may look once more between the two.
+const asksAtMost = 4
 
 // ErrUnseen is the end of ServeVPCD for a card that came so soon after another that the reader believes it to be that one. Nothing answers without
 // power: the reader then sees an empty slot, and the card has to be put in again. (A real reader has a switch.)
