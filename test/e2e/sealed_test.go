@@ -43,9 +43,10 @@ func TestBubbleIsSealed(t *testing.T) {
 			l.add(f)
 		}
 		require.Empty(t, l.strange, "neither front door nor tunnel nor neighbour lookup")
-		for _, kind := range []string{"front door", "tunnel handshake", "tunnel data"} {
+		for _, kind := range []string{"front door", "tunnel handshake"} {
 			require.Positive(t, l.seen[kind], "%s: %v", kind, l.seen)
 		}
+		require.Greater(t, l.seen["front door"]+l.seen["tunnel data"], 100, "a day's beginning, by UDP or, on a busy machine, by the front door: %v", l.seen)
 		for of, parts := range l.flows {
 			require.NoError(t, records(parts), "%v is no TLS", of)
 		}
