@@ -64,13 +64,8 @@ type size struct {
 // readConfig reads and checks agent.toml; an unknown key is an error.
 func readConfig(path string) (*config, error) {
 	c := &config{State: "/var/lib/sdbox/agent", Language: "en", Layout: "us", Screen: size{1920, 1080}}
-	switch err := settings.Read(path, c); {
-	case errors.Is(err, os.ErrNotExist):
-		return nil, &useError{err, "name one with --config; README.md, Run it for real, shows one"}
-	case errors.Is(err, settings.ErrSyntax):
-		return nil, &useError{err, settings.HintSyntax}
-	case err != nil:
-		return nil, &useError{err, hintConfig}
+	if err := settings.Read(path, c); err != nil {
+		return nil, &useError{err, settings.Hint(err, "name one with --config; README.md, Run it for real, shows one", hintConfig)}
 	}
 	for _, p := range []*string{&c.Root, &c.State} {
 		if *p != "" && !filepath.IsAbs(*p) {

@@ -4,10 +4,8 @@ package main
 
 import (
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -44,13 +42,8 @@ type account struct {
 // readConfig reads bubble.toml; an unknown key is an error.
 func readConfig(path string) (*config, error) {
 	c := &config{Listen: ":7443", State: "/var/lib/sdbox/bubble", Run: "/run/sdbox/bubble"}
-	switch err := settings.Read(path, c); {
-	case errors.Is(err, os.ErrNotExist):
-		return nil, &useError{err, "name one with --config; README.md, Run it for real, shows one"}
-	case errors.Is(err, settings.ErrSyntax):
-		return nil, &useError{err, settings.HintSyntax}
-	case err != nil:
-		return nil, &useError{err, hintConfig}
+	if err := settings.Read(path, c); err != nil {
+		return nil, &useError{err, settings.Hint(err, "name one with --config; README.md, Run it for real, shows one", hintConfig)}
 	}
 	base, err := filepath.Abs(filepath.Dir(path))
 	if err != nil {

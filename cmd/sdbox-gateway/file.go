@@ -3,9 +3,7 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -70,13 +68,8 @@ func defaults() file {
 func readFile(path string) (gateway.Config, error) {
 	var none gateway.Config
 	f := defaults()
-	switch err := settings.Read(path, &f); {
-	case errors.Is(err, os.ErrNotExist):
-		return none, &useError{err, "sdbox-gateway init makes one"}
-	case errors.Is(err, settings.ErrSyntax):
-		return none, &useError{err, settings.HintSyntax}
-	case err != nil:
-		return none, &useError{err, "the file that sdbox-gateway init writes lists every key"}
+	if err := settings.Read(path, &f); err != nil {
+		return none, &useError{err, settings.Hint(err, "sdbox-gateway init makes one", "the file that sdbox-gateway init writes lists every key")}
 	}
 	c, err := f.config(filepath.Dir(path))
 	if err == nil {

@@ -44,13 +44,13 @@ type client struct {
 
 func readConfig(path string) (config, error) {
 	var c config
-	switch err := settings.Read(path, &c); {
+	err := settings.Read(path, &c)
+	next := settings.Hint(err, "name one with --config; it holds gateway, certificate, key and ca", "the keys are gateway, name, certificate, key and ca")
+	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return c, hint(exitUsage, fmt.Errorf("there is no configuration file %s", path), "name one with --config; it holds gateway, certificate, key and ca")
-	case errors.Is(err, settings.ErrUnknown):
-		return c, hint(exitUsage, err, "the keys are gateway, name, certificate, key and ca")
-	case errors.Is(err, settings.ErrSyntax):
-		return c, hint(exitUsage, err, settings.HintSyntax)
+		return c, hint(exitUsage, fmt.Errorf("there is no configuration file %s", path), next)
+	case errors.Is(err, settings.ErrUnknown), errors.Is(err, settings.ErrSyntax):
+		return c, hint(exitUsage, err, next)
 	case err != nil:
 		return c, err
 	}

@@ -28,25 +28,20 @@ import (
 // TestBubbleIsSealed builds the lab once: while a person logs in and her desktop is shown, the box's link carries the front
 // door, the tunnel and nothing else; what runs in her bubble reaches neither the other bubble, nor the gateway, nor the host.
 func TestBubbleIsSealed(t *testing.T) {
-	require.Zero(t, os.Geteuid(), "the lab makes namespaces: run the tests as root")
-	dir, err := os.MkdirTemp("", "sealed")
-	require.NoError(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	site, err := house.Build(t.Context(), house.Config{Dir: dir, Bin: programs(t), Said: t.Output()})
-	require.NoError(t, err)
-	defer func() { require.NoError(t, site.Close()) }()
+	site, dir := build(t, house.Config{})
 
 	t.Run("the link carries front door and tunnel alone", func(t *testing.T) {
-		frames := capture(t, site.Boxes[0], func() { work(t, site) })
-		l := &link{seen: map[string]int{}, flows: map[flow]map[uint32][]byte{}}
-		for _, f := range frames {
-			l.add(f)
-		}
+		l := newLink(capture(t, site.Boxes[0], func(sofar func() [][]byte) {
+			work(t, site)
+			require.Eventually(t, func() bool { // a box that booted on a busy machine may have begun by the front door
+				require.NoError(t, site.Boxes[0].Keyboard.Send(house.Tap(house.KeySpace)...))
+				return newLink(sofar()).seen["tunnel data"] > 0
+			}, patience, 200*time.Millisecond, "the tunnel carries her work")
+		}))
 		require.Empty(t, l.strange, "neither front door nor tunnel nor neighbour lookup")
-		for _, kind := range []string{"front door", "tunnel handshake"} {
+		for _, kind := range []string{"front door", "tunnel handshake", "tunnel data"} {
 			require.Positive(t, l.seen[kind], "%s: %v", kind, l.seen)
 		}
-		require.Greater(t, l.seen["front door"]+l.seen["tunnel data"], 100, "a day's beginning, by UDP or, on a busy machine, by the front door: %v", l.seen)
 		for of, parts := range l.flows {
 			require.NoError(t, records(parts), "%v is no TLS", of)
 		}
@@ -104,8 +99,8 @@ func dull(img *screen.Image) bool {
 	return true
 }
 
-// capture runs tcpdump on a box's only link while f runs, and returns the frames.
-func capture(t *testing.T, box *house.Box, f func()) [][]byte {
+// capture runs tcpdump on a box's only link while f runs, and returns the frames. f may ask for those that came so far.
+func capture(t *testing.T, box *house.Box, f func(sofar func() [][]byte)) [][]byte {
 	const file = "/run/place/link.pcap"
 	dump, err := box.Place.Start("tcpdump", nil, "/usr/bin/tcpdump", "-i", "eth0", "-U", "--immediate-mode", "-Z", "root", "-w", file)
 	require.NoError(t, err)
@@ -117,23 +112,32 @@ func capture(t *testing.T, box *house.Box, f func()) [][]byte {
 		return raw
 	}
 	require.Eventually(t, func() bool { return len(read()) >= 24 }, patience, 20*time.Millisecond, "tcpdump listens")
-	f()
+	f(func() [][]byte {
+		frames, _ := packets(t, read())
+		return frames
+	})
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	require.NoError(t, dump.Stop(ctx))
-	return packets(t, read())
+	frames, rest := packets(t, read())
+	require.Empty(t, rest)
+	return frames
 }
 
-// packets reads a capture file of this machine's byte order (pcap-savefile(5)): 24 bytes, then 16 before each frame.
-func packets(t *testing.T, raw []byte) (frames [][]byte) {
+// packets reads a capture file of this machine's byte order (pcap-savefile(5)): 24 bytes, then 16 before each frame. The rest is a frame
+// that is being written.
+func packets(t *testing.T, raw []byte) (frames [][]byte, rest []byte) {
 	le := binary.LittleEndian
 	require.Equal(t, uint32(0xa1b2c3d4), le.Uint32(raw))
-	for raw = raw[24:]; len(raw) > 0; {
+	for raw = raw[24:]; len(raw) >= 16; {
 		captured, full := int(le.Uint32(raw[8:])), int(le.Uint32(raw[12:]))
 		require.Equal(t, full, captured)
+		if len(raw) < 16+captured {
+			break
+		}
 		frames, raw = append(frames, raw[16:16+captured]), raw[16+captured:]
 	}
-	return frames
+	return frames, raw
 }
 
 // link is what went over a box's link.
@@ -141,6 +145,14 @@ type link struct {
 	seen    map[string]int
 	strange []string
 	flows   map[flow]map[uint32][]byte // what each TCP connection carried each way, by sequence number
+}
+
+func newLink(frames [][]byte) *link {
+	l := &link{seen: map[string]int{}, flows: map[flow]map[uint32][]byte{}}
+	for _, f := range frames {
+		l.add(f)
+	}
+	return l
 }
 
 type flow struct {

@@ -18,9 +18,6 @@ import (
 // Max is the longest file taken, in bytes.
 const Max = 256 << 10
 
-// HintSyntax is what to do about ErrSyntax.
-const HintSyntax = "it is TOML: key = \"value\""
-
 // What may be wrong with a file besides its not being there (os.ErrNotExist and the like).
 var (
 	ErrUnknown = errors.New("key that means nothing here")
@@ -47,6 +44,17 @@ func Read(path string, v any) error {
 		return fmt.Errorf("configuration %s: %w", path, err)
 	}
 	return nil
+}
+
+// Hint is what to do about an error of Read: what to do when there is no file, and what for every other mistake, are the program's words.
+func Hint(err error, missing, mistake string) string {
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return missing
+	case errors.Is(err, ErrSyntax):
+		return "it is TOML: key = \"value\""
+	}
+	return mistake
 }
 
 func parse(text []byte, v any) error {
