@@ -62,7 +62,7 @@ type house struct {
 	down     map[string]error                // guarded by mu; bubbles that do not answer
 	tokens   int                             // guarded by mu; tokens spent
 	asked    int                             // guarded by mu; desktops asked for
-	looked   int                             // guarded by mu; how often somebody asked what runs
+	left     int                             // guarded by mu; connections let go of
 	slow     chan struct{}                   // guarded by mu; if set, desktops open only when it is closed
 	quiet    chan struct{}                   // guarded by mu; if set, bubbles say what runs only when it is closed
 }
@@ -240,7 +240,6 @@ func (b *testBubble) Running(ctx context.Context) ([]string, error) {
 	}
 	b.house.mu.Lock()
 	defer b.house.mu.Unlock()
-	b.house.looked++
 	if b.house.desktops[b.name] != nil {
 		return []string{"mmartin"}, nil
 	}
@@ -279,12 +278,18 @@ func (b *testBubble) End(context.Context, []byte) error {
 	return b.house.down[b.name]
 }
 
-func (b *testBubble) Close() error { return nil }
+func (b *testBubble) Close() error {
+	b.house.mu.Lock()
+	defer b.house.mu.Unlock()
+	b.house.left++
+	return nil
+}
 
-func (h *house) looks() int {
+// leaves counts the connections that the gateway has let go of: having heard what their bubbles said, if it only looked.
+func (h *house) leaves() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.looked
+	return h.left
 }
 
 func (h *house) desktop(name string) *desktoptest.Desktop {

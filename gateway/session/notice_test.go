@@ -108,7 +108,7 @@ func TestPersonIsToldThatHerDesktopStarts(t *testing.T) {
 	h := newHouse(t)
 	b := h.boot(1)
 	b.finger(h.card)
-	waitFor(t, "the gateway has looked where her desktops run", func() bool { return h.looks() >= 4 })
+	waitFor(t, "the gateway knows where her desktops run", func() bool { return h.leaves() >= 4 })
 	b.attach("epi", 1)
 	n := expect[*wire.Notice](b)
 	require.Equal(t, refusal.BubbleStarting, n.Refusal.Code)
