@@ -49,6 +49,9 @@ type PCR struct {
 	Digest [32]byte
 }
 
+// String is the register's line in a note.
+func (p PCR) String() string { return fmt.Sprintf("pcr %d %x", p.Index, p.Digest) }
+
 // Values are the reference values of one image on one firmware.
 type Values struct {
 	Name    string // 1 to 64 of a-z 0-9 . -
@@ -73,7 +76,7 @@ func (v Values) Text() ([]byte, error) {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%s\nname %s\nversion %s\n", firstLine, v.Name, v.Version)
 	for _, p := range v.PCRs {
-		fmt.Fprintf(&b, "pcr %d %x\n", p.Index, p.Digest)
+		fmt.Fprintln(&b, p)
 	}
 	if _, err := parse(b.String()); err != nil {
 		return nil, fmt.Errorf("write reference values: %w", err)
@@ -99,7 +102,7 @@ func parse(text string) (Values, error) {
 		return Values{}, fmt.Errorf("%d registers, limit %d", len(registers), maxRegisters)
 	}
 	for _, line := range registers {
-		p, err := parsePCR(line)
+		p, err := ParsePCR(line)
 		if err != nil {
 			return Values{}, err
 		}
@@ -111,7 +114,8 @@ func parse(text string) (Values, error) {
 	return v, nil
 }
 
-func parsePCR(line string) (PCR, error) {
+// ParsePCR reads one register's line, as String writes it.
+func ParsePCR(line string) (PCR, error) {
 	fields := strings.Split(line, " ")
 	if len(fields) != 3 || fields[0] != "pcr" {
 		return PCR{}, fmt.Errorf("line %.40q: want pcr, register, digest", line)
@@ -146,20 +150,35 @@ func Sign(v Values, secrets ...string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	signed, err := AddSignatures(text, secrets...)
+	if err != nil {
+		return nil, fmt.Errorf("sign reference values: %w", err)
+	}
+	return signed, nil
+}
+
+// AddSignatures signs the text of a note, or a note that others have signed, by the holders of these secret keys. It does not read
+// the text: what is signed is the caller's to know.
+func AddSignatures(textOrNote []byte, secrets ...string) ([]byte, error) {
+	n := &note.Note{Text: string(textOrNote)}
+	var before *note.UnverifiedNoteError
+	if _, err := note.Open(textOrNote, note.VerifierList()); errors.As(err, &before) {
+		n = before.Note
+	}
 	signers := make([]note.Signer, 0, len(secrets))
 	for i, secret := range secrets {
 		s, err := note.NewSigner(secret)
 		if err != nil {
-			return nil, fmt.Errorf("sign reference values: release key %d: %w", i+1, err)
+			return nil, fmt.Errorf("release key %d: %w", i+1, err)
 		}
 		signers = append(signers, s)
 	}
-	signed, err := note.Sign(&note.Note{Text: string(text)}, signers...)
+	signed, err := note.Sign(n, signers...)
 	if err != nil {
-		return nil, fmt.Errorf("sign reference values: %w", err)
+		return nil, err
 	}
 	if len(signed) > MaxNote {
-		return nil, fmt.Errorf("sign reference values: %d bytes, limit %d", len(signed), MaxNote)
+		return nil, fmt.Errorf("%d bytes, limit %d", len(signed), MaxNote)
 	}
 	return signed, nil
 }
@@ -207,23 +226,33 @@ func keyMaterial(public string) (string, error) {
 
 // Open reads a signed note and returns its values if enough release keys signed it. The bytes may come from anyone.
 func (t *Trust) Open(signed []byte) (Values, error) {
-	if len(signed) > MaxNote {
-		return Values{}, fmt.Errorf("open reference values: %d bytes, limit %d", len(signed), MaxNote)
-	}
-	n, err := note.Open(signed, t.verifiers)
-	var unverified *note.UnverifiedNoteError
-	if errors.As(err, &unverified) {
-		return Values{}, fmt.Errorf("open reference values: %w", ErrUnsigned)
-	}
+	text, err := t.Text(signed)
 	if err != nil {
 		return Values{}, fmt.Errorf("open reference values: %w", err)
 	}
-	if len(n.Sigs) < t.threshold { // a key counts once: note.Open drops its second signature
-		return Values{}, fmt.Errorf("open reference values: %w: %d of %d", ErrUnsigned, len(n.Sigs), t.threshold)
-	}
-	v, err := parse(n.Text)
+	v, err := parse(text)
 	if err != nil {
 		return Values{}, fmt.Errorf("open reference values: %w", err)
 	}
 	return v, nil
+}
+
+// Text returns the text of a signed note, of whatever kind its first line says, if enough release keys signed it. The bytes may come
+// from anyone.
+func (t *Trust) Text(signed []byte) (string, error) {
+	if len(signed) > MaxNote {
+		return "", fmt.Errorf("%d bytes, limit %d", len(signed), MaxNote)
+	}
+	n, err := note.Open(signed, t.verifiers)
+	var unverified *note.UnverifiedNoteError
+	if errors.As(err, &unverified) {
+		return "", ErrUnsigned
+	}
+	if err != nil {
+		return "", err
+	}
+	if len(n.Sigs) < t.threshold { // a key counts once: note.Open drops its second signature
+		return "", fmt.Errorf("%w: %d of %d", ErrUnsigned, len(n.Sigs), t.threshold)
+	}
+	return n.Text, nil
 }

@@ -46,6 +46,15 @@ func TestValuesOpenWithEnoughReleaseKeysOnly(t *testing.T) {
 	_, found = got.Lookup(5)
 	require.False(t, found)
 
+	// Key holders who never meet sign one after the other.
+	first, err := Sign(sample(), k[0].secret)
+	require.NoError(t, err)
+	second, err := AddSignatures(first, k[1].secret)
+	require.NoError(t, err)
+	got, err = two.Open(second)
+	require.NoError(t, err)
+	require.Equal(t, sample(), got)
+
 	for name, secrets := range map[string][]string{
 		"one":                {k[0].secret},
 		"one and a stranger": {k[0].secret, k[3].secret},
