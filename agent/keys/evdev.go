@@ -9,9 +9,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"unsafe"
+
+	"sdbox/internal/ioctl"
 
 	"golang.org/x/sys/unix"
 )
@@ -128,7 +129,7 @@ func (a axis) scale(v int32) int32 {
 // prepare asks what the device is and grabs it.
 func (d *device) prepare() error {
 	var types [8]byte
-	if err := d.ioctl(eviocgbit0, unsafe.Pointer(&types)); err != nil {
+	if err := ioctl.Do(d.file, eviocgbit0, unsafe.Pointer(&types)); err != nil {
 		return err
 	}
 	bits := binary.LittleEndian.Uint64(types[:])
@@ -138,39 +139,13 @@ func (d *device) prepare() error {
 	if bits&(1<<evAbs) != 0 {
 		for i := range d.abs {
 			var info [6]int32 // value, minimum, maximum, fuzz, flat, resolution
-			if err := d.ioctl(eviocgabs+uint(i), unsafe.Pointer(&info)); err != nil {
+			if err := ioctl.Do(d.file, eviocgabs+uint(i), unsafe.Pointer(&info)); err != nil {
 				return err
 			}
 			d.abs[i] = axis{info[1], info[2]}
 		}
 	}
-	return d.grab()
-}
-
-func (d *device) grab() error {
-	conn, err := d.file.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var grabErr error
-	err = conn.Control(func(fd uintptr) { grabErr = unix.IoctlSetInt(int(fd), eviocgrab, 1) })
-	return errors.Join(err, grabErr)
-}
-
-func (d *device) ioctl(request uint, arg unsafe.Pointer) error {
-	conn, err := d.file.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var errno unix.Errno
-	err = conn.Control(func(fd uintptr) {
-		_, _, errno = unix.Syscall(unix.SYS_IOCTL, fd, uintptr(request), uintptr(arg))
-	})
-	runtime.KeepAlive(arg)
-	if err == nil && errno != 0 {
-		err = errno
-	}
-	return err
+	return ioctl.Set(d.file, eviocgrab, 1)
 }
 
 // Read reads whole events (the kernel never splits one) and scales the absolute axes in place.
