@@ -33,6 +33,10 @@ type Config struct {
 	Dir       string // its state; made if missing. A TPM made here before is the same machine again
 	Socket    string // path of the socket it is reached by, at most 107 bytes
 	Authority string // state of the manufacturer's authority; TPMs may share one. Empty = Dir/authority
+
+	// Emulator makes Socket what a virtual machine takes for its TPM (swtpm's control channel, QEMU's "-tpmdev emulator"). The
+	// machine switches it on and resets it; nobody else speaks to it.
+	Emulator bool
 }
 
 // Sim is a TPM that is switched on.
@@ -62,11 +66,35 @@ func Start(ctx context.Context, cfg Config) (*Sim, error) {
 	if err := manufacture(ctx, cfg); err != nil {
 		return nil, fmt.Errorf("make simulated TPM: %w", err)
 	}
-	s := &Sim{cfg: cfg, done: make(chan struct{})}
-	if err := s.powerOn(ctx); err != nil {
+	s, err := answer(ctx, cfg)
+	if err != nil || !cfg.Emulator {
+		return s, err
+	}
+	// Who it is was asked as any machine asks; now the machine's own turn.
+	if err := s.Stop(); err != nil {
+		return nil, err
+	}
+	machine := &Sim{cfg: cfg, done: make(chan struct{}), hash: s.hash, roots: s.roots}
+	if err := machine.powerOn(ctx, "--ctrl", "type=unixio,path="+cfg.Socket); err != nil {
 		return nil, fmt.Errorf("start simulated TPM: %w", err)
 	}
-	if err := s.identify(ctx); err != nil {
+	if err := machine.listening(ctx); err != nil {
+		return nil, fmt.Errorf("start simulated TPM: %w", errors.Join(err, machine.Stop()))
+	}
+	return machine, nil
+}
+
+// answer switches a TPM on that answers commands on its socket, and reads who it is.
+func answer(ctx context.Context, cfg Config) (*Sim, error) {
+	s := &Sim{cfg: cfg, done: make(chan struct{})}
+	if err := s.powerOn(ctx, "--server", "type=unixio,path="+cfg.Socket, "--flags", "not-need-init,startup-clear"); err != nil {
+		return nil, fmt.Errorf("start simulated TPM: %w", err)
+	}
+	err := s.listening(ctx)
+	if err == nil {
+		err = s.readIdentity()
+	}
+	if err != nil {
 		return nil, fmt.Errorf("start simulated TPM: %w", errors.Join(err, s.Stop()))
 	}
 	return s, nil
@@ -98,7 +126,7 @@ func (s *Sim) Stop() error {
 	return s.ended
 }
 
-func (s *Sim) powerOn(ctx context.Context) error {
+func (s *Sim) powerOn(ctx context.Context, channel ...string) error {
 	if err := os.Remove(s.cfg.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove old socket: %w", err)
 	}
@@ -106,10 +134,7 @@ func (s *Sim) powerOn(ctx context.Context) error {
 	if s.log, err = os.OpenFile(filepath.Join(s.cfg.Dir, "swtpm.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
 		return fmt.Errorf("open log: %w", err)
 	}
-	s.cmd = exec.CommandContext(ctx, "swtpm", "socket", "--tpm2",
-		"--tpmstate", "dir="+filepath.Join(s.cfg.Dir, "state"),
-		"--server", "type=unixio,path="+s.cfg.Socket,
-		"--flags", "not-need-init,startup-clear")
+	s.cmd = exec.CommandContext(ctx, "swtpm", append([]string{"socket", "--tpm2", "--tpmstate", "dir=" + filepath.Join(s.cfg.Dir, "state")}, channel...)...)
 	s.cmd.Env = environment(s.cfg)
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	s.cmd.Cancel = func() error { return s.cmd.Process.Signal(syscall.SIGTERM) }
@@ -144,8 +169,8 @@ func exitError(err error) error {
 	return err
 }
 
-// identify waits until swtpm listens, and reads who it is.
-func (s *Sim) identify(ctx context.Context) error {
+// listening waits until swtpm takes connections.
+func (s *Sim) listening(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startWithin)
 	defer cancel()
 	retry := time.NewTicker(retryEvery)
@@ -156,7 +181,7 @@ func (s *Sim) identify(ctx context.Context) error {
 			if err := conn.Close(); err != nil {
 				return fmt.Errorf("close probe: %w", err)
 			}
-			break
+			return nil
 		}
 		select {
 		case <-retry.C:
@@ -166,7 +191,6 @@ func (s *Sim) identify(ctx context.Context) error {
 			return fmt.Errorf("swtpm does not answer: %w", errors.Join(err, ctx.Err()))
 		}
 	}
-	return s.readIdentity()
 }
 
 func (s *Sim) readIdentity() (err error) {
