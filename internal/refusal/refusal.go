@@ -15,7 +15,7 @@ const (
 	English Lang = "en"
 )
 
-// Code is a refusal code: a letter for what it is about (A ready, B box, C card, G gateway, N network, P project,
+// Code is a refusal code: a letter for what it is about (A ready, B box, C card, G gateway, K what is plugged in, N network, P project,
 // S session, U bubble) and two digits.
 type Code string
 

@@ -23,7 +23,7 @@ func today(hour, minute int) string {
 }
 
 func TestEveryCodeHasWordsInBothLanguages(t *testing.T) {
-	code := regexp.MustCompile(`^[ABCGNPSU][0-9]{2}$`)
+	code := regexp.MustCompile(`^[ABCGKNPSU][0-9]{2}$`)
 	seen := map[Code]bool{}
 	for _, row := range Table() {
 		require.Regexp(t, code, string(row.Code))
@@ -90,6 +90,8 @@ func TestWordsAreThoseOfTheFailureContract(t *testing.T) {
 		{NotIntact, "This box cannot prove it is intact, so it stays closed. Do not open it. Call support, code B03-7K2.", "Ce boîtier ne peut pas prouver qu'il est intact : il reste fermé. Ne l'ouvrez pas. Appelez le support, code B03-7K2."},
 		{LinkLost, "Connection lost. Your work goes on. Reconnecting...", "Connexion perdue. Votre travail continue. Reconnexion..."},
 		{ProjectEnded, "Project Santé ended on 12 March 2026. Your other projects are open. Ask for an extension in the portal.", "Projet Santé terminé le 12 mars 2026. Vos autres projets sont ouverts. Demandez une prolongation sur le portail."},
+		{NoCable, "No network cable. Plug it in at the box and at the wall: the box goes on by itself. If it stays so, show code N01-7K2 to your IT team.", "Pas de câble réseau. Branchez-le au boîtier et au mur : le boîtier continue de lui-même. Si rien ne change, montrez le code N01-7K2 à votre équipe informatique."},
+		{Impostor, "Someone on this network answers in place of the centre. Do not go on here. Show code N06-7K2 to your IT team.", "Le réseau répond à la place du centre. N'allez pas plus loin ici. Montrez le code N06-7K2 à votre équipe informatique."},
 	} {
 		r := Refusal{c.code, "7K2", examples}
 		require.Equal(t, c.en, r.Words(English).String())

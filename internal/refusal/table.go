@@ -5,17 +5,27 @@ package refusal
 // The codes. Each row of the table below says what it means to a person.
 const (
 	Ready          Code = "A00" // no card in the reader
+	NoChip         Code = "B01" // the TPM is absent or does not answer
 	NotIntact      Code = "B03" // params: none
 	CardUnreadable Code = "C01"
 	CardForeign    Code = "C02"
 	WrongFinger    Code = "C03" // params: left, the tries the card still grants
 	CardLocked     Code = "C05"
 	ReaderLost     Code = "C07"
+	ReaderUnknown  Code = "C08" // plugged in, and no reader that the box's driver knows
 	CardEnded      Code = "C11" // params: date
 	CardRevoked    Code = "C12" // params: date
 	CentreSilent   Code = "G01" // params: try, ways
 	LinkLost       Code = "G03"
 	OurFault       Code = "G09" // something of ours failed; the reason is in the log
+	TypedTooFast   Code = "K01" // a keyboard types as no person does
+	DeviceRefused  Code = "K03" // something on USB that is no keyboard, mouse or card reader
+	NoCable        Code = "N01"
+	NoAddress      Code = "N02"
+	NoAdapter      Code = "N03" // the box finds no network hardware of its own
+	SignIn         Code = "N04" // the network wants a web page filled in first
+	NoName         Code = "N05" // the network's resolver does not know the centre, or does not answer
+	Impostor       Code = "N06" // somebody answers for the centre with another certificate
 	SlowMode       Code = "N08"
 	ProjectEnded   Code = "P02" // params: project, date
 	NotFromHere    Code = "P05" // params: project, countries (ISO 3166-1 alpha-2 with commas between), here (one of them)
@@ -78,6 +88,9 @@ func Table() []Row {
 		{Ready, White, Person,
 			Text{"Ready.", "", "Insert your card."},
 			Text{"Prêt.", "", "Insérez votre carte."}},
+		{NoChip, Red, Support,
+			Text{"The security chip of this box does not answer.", "", "Switch the box off and on again. If it says so again, call support, code {code}."},
+			Text{"La puce de sécurité de ce boîtier ne répond pas.", "", "Éteignez le boîtier puis rallumez-le. Si le message revient, appelez le support, code {code}."}},
 		{NotIntact, Red, Support,
 			Text{"This box cannot prove it is intact, so it stays closed.", "", "Do not open it. Call support, code {code}."},
 			Text{"Ce boîtier ne peut pas prouver qu'il est intact : il reste fermé.", "", "Ne l'ouvrez pas. Appelez le support, code {code}."}},
@@ -96,6 +109,9 @@ func Table() []Row {
 		{ReaderLost, Amber, Person,
 			Text{"The card reader does not answer.", "", "Unplug the reader and plug it in again. If it stays silent, call support, code {code}."},
 			Text{"Le lecteur de carte ne répond pas.", "", "Débranchez le lecteur puis rebranchez-le. S'il reste muet, appelez le support, code {code}."}},
+		{ReaderUnknown, Amber, IT,
+			Text{"This box does not know the card reader that was plugged in.", "", "Plug in the reader that came with the box, or show code {code} to your IT team."},
+			Text{"Ce boîtier ne connaît pas le lecteur de carte qui vient d'être branché.", "", "Branchez le lecteur fourni avec le boîtier, ou montrez le code {code} à votre équipe informatique."}},
 		{CardEnded, Red, Support,
 			Text{"Your card ended[ on {date:day}].", "", "Contact support, code {code}, for a new one."},
 			Text{"Votre carte a expiré[ le {date:day}].", "", "Contactez le support, code {code}, pour en obtenir une nouvelle."}},
@@ -111,6 +127,30 @@ func Table() []Row {
 		{OurFault, Red, Support,
 			Text{"Something of ours failed. It is not your fault.", "", "Take your card out and try again. If it happens again, call support, code {code}."},
 			Text{"Une panne de notre côté. Vous n'y êtes pour rien.", "", "Retirez votre carte et réessayez. Si cela se répète, appelez le support, code {code}."}},
+		{TypedTooFast, Amber, Person,
+			Text{"A keyboard types faster than a person can, so it is not listened to.", "", "Unplug it and plug in your own keyboard. If it was yours, call support, code {code}."},
+			Text{"Un clavier tape plus vite qu'une personne : il n'est pas écouté.", "", "Débranchez-le et branchez votre clavier. Si c'était le vôtre, appelez le support, code {code}."}},
+		{DeviceRefused, Amber, Person,
+			Text{"A USB device that this box does not take was plugged in.", "Nothing was read from it.", "Unplug it. Only a keyboard, a mouse and a card reader work here."},
+			Text{"Un appareil USB que ce boîtier n'accepte pas a été branché.", "Rien n'y a été lu.", "Débranchez-le. Seuls un clavier, une souris et un lecteur de carte fonctionnent ici."}},
+		{NoCable, Red, Person,
+			Text{"No network cable.", "", "Plug it in at the box and at the wall: the box goes on by itself. If it stays so, show code {code} to your IT team."},
+			Text{"Pas de câble réseau.", "", "Branchez-le au boîtier et au mur : le boîtier continue de lui-même. Si rien ne change, montrez le code {code} à votre équipe informatique."}},
+		{NoAddress, Red, IT,
+			Text{"The network gives no address.", "", "Please wait: the box keeps asking. If it lasts, show code {code} to your IT team."},
+			Text{"Le réseau ne donne pas d'adresse.", "", "Patientez : le boîtier continue de demander. Si cela dure, montrez le code {code} à votre équipe informatique."}},
+		{NoAdapter, Red, Support,
+			Text{"This box finds no network adapter of its own.", "", "Switch the box off and on again. If it says so again, call support, code {code}."},
+			Text{"Ce boîtier ne trouve pas sa carte réseau.", "", "Éteignez le boîtier puis rallumez-le. Si le message revient, appelez le support, code {code}."}},
+		{SignIn, Amber, IT,
+			Text{"This network asks for a sign-in page.", "The box cannot use it.", "Show code {code} to your IT team."},
+			Text{"Ce réseau demande une page de connexion.", "Le boîtier ne peut pas l'utiliser.", "Montrez le code {code} à votre équipe informatique."}},
+		{NoName, Amber, IT,
+			Text{"This network does not know the name of the centre.", "", "Please wait: the box keeps asking. If it lasts, show code {code} to your IT team."},
+			Text{"Ce réseau ne connaît pas le nom du centre.", "", "Patientez : le boîtier continue de demander. Si cela dure, montrez le code {code} à votre équipe informatique."}},
+		{Impostor, Red, IT,
+			Text{"Someone on this network answers in place of the centre.", "", "Do not go on here. Show code {code} to your IT team."},
+			Text{"Le réseau répond à la place du centre.", "", "N'allez pas plus loin ici. Montrez le code {code} à votre équipe informatique."}},
 		{SlowMode, Amber, IT,
 			Text{"Connected in slow mode (UDP is blocked here).", "", "You can work. Ask your IT team to open UDP port 443."},
 			Text{"Connecté en mode lent (UDP bloqué ici).", "", "Vous pouvez travailler. Demandez à votre équipe informatique d'ouvrir le port UDP 443."}},
