@@ -19,7 +19,7 @@ const (
 	LinkLost       Code = "G03"
 	OurFault       Code = "G09" // something of ours failed; the reason is in the log
 	TypedTooFast   Code = "K01" // a keyboard types as no person does
-	DeviceRefused  Code = "K03" // something on USB that is no keyboard, mouse or card reader
+	DeviceRefused  Code = "K04" // something on USB that is no keyboard, mouse or card reader
 	NoCable        Code = "N01"
 	NoAddress      Code = "N02"
 	NoAdapter      Code = "N03" // the box finds no network hardware of its own
