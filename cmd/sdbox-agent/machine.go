@@ -3,24 +3,15 @@
 package main
 
 import (
+	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 
 	"sdbox/internal/attest"
 	"sdbox/internal/tpm"
 )
-
-type commands struct {
-	Run     runCommand     `cmd:"" default:"withargs" help:"Live as an SD-Box until a signal comes."`
-	Config  configCommand  `cmd:"" help:"Look at the configuration."`
-	Machine machineCommand `cmd:"" help:"Print the name of this machine's TPM and what it has measured, for IT."`
-}
-
-// output is where a command writes: out for people and programs, log for the log.
-type output struct{ out, log io.Writer }
 
 // useError is a mistake in the command line, the configuration or the machine, with the next thing to try.
 type useError struct {
@@ -40,36 +31,23 @@ const (
 	hintKeys   = "hardware.keys: evdev, or unix: and the path of a socket in the domain lab"
 )
 
-// configCommand is "sdbox-agent config".
-type configCommand struct {
-	Check checkCommand `cmd:"" help:"Say whether the configuration file is good."`
-}
-
-type checkCommand struct {
-	Config string `default:"/etc/sdbox/agent.toml" help:"Configuration file." type:"path"`
-}
-
-// Run reads what the agent would read, and touches no hardware.
-func (k *checkCommand) Run(o output) error {
-	c, err := readConfig(k.Config)
+// check reads what the agent would read, and touches no hardware.
+func check(_ context.Context, config string, o output) error {
+	c, err := readConfig(config)
 	if err != nil {
 		return err
 	}
 	if _, err := readRoot(c.Root); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(o.out, "%s is good: a box of %s, by way of %s\n", k.Config, c.Domain, c.GatewayName)
+	_, err = fmt.Fprintf(o.out, "%s is good: a box of %s, by way of %s\n", config, c.Domain, c.GatewayName)
 	return err
 }
 
-// machineCommand is "sdbox-agent machine".
-type machineCommand struct {
-	Config string `default:"/etc/sdbox/agent.toml" help:"Configuration file; only its hardware.tpm is used." type:"path"`
-}
-
-// Run asks the TPM which machine this is and what it has measured since it was switched on.
-func (m *machineCommand) Run(o output) (err error) {
-	c, err := readConfig(m.Config)
+// machine asks the TPM which machine this is and what it has measured since it was switched on. Of the configuration only hardware.tpm
+// is used.
+func machine(_ context.Context, config string, o output) (err error) {
+	c, err := readConfig(config)
 	if err != nil {
 		return err
 	}

@@ -9,13 +9,12 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
 	"syscall"
-
-	"github.com/alecthomas/kong"
 )
 
 func main() {
@@ -27,22 +26,13 @@ func main() {
 
 // run is the whole program: arguments in, exit code out.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	var c commands
-	exited := -1
-	parser, err := kong.New(&c, kong.Name("sdbox-agent"), kong.Description("The program an SD-Box runs."), kong.Writers(stdout, stderr),
-		kong.Exit(func(code int) { exited = code }), kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(output{stdout, stderr}))
-	if err != nil {
-		fmt.Fprintln(stderr, "sdbox-agent:", err)
-		return 1
+	o := output{stdout, stderr}
+	do, config, err := parse(args, o)
+	if errors.Is(err, flag.ErrHelp) {
+		return 0
 	}
-	parsed, err := parser.Parse(args)
-	if exited >= 0 {
-		return exited
-	}
-	if err != nil {
-		err = &useError{err, "sdbox-agent --help lists the commands"}
-	} else {
-		err = parsed.Run()
+	if err == nil {
+		err = do.run(ctx, config, o)
 	}
 	if err == nil {
 		return 0

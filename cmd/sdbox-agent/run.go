@@ -30,11 +30,6 @@ import (
 // collector nothing to look at.
 const gcPercent = 30
 
-// runCommand is "sdbox-agent run".
-type runCommand struct {
-	Config string `default:"/etc/sdbox/agent.toml" help:"Configuration file." type:"path"`
-}
-
 // config is agent.toml. Relative paths count from the file.
 type config struct {
 	Domain      string   `toml:"domain"`
@@ -109,9 +104,9 @@ func (c *config) check() error {
 	return nil
 }
 
-// Run lives until ctx ends.
-func (r *runCommand) Run(ctx context.Context, o output) error {
-	c, err := readConfig(r.Config)
+// live is a box's life; it ends with ctx.
+func live(ctx context.Context, config string, o output) error {
+	c, err := readConfig(config)
 	if err != nil {
 		return err
 	}
