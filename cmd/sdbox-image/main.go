@@ -17,11 +17,6 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-type cli struct {
-	Build buildCmd `cmd:"" help:"Make the image of a site: the signed program, the disk, what the TPM will say."`
-	Lock  lockCmd  `cmd:"" help:"Ask apt for the newest versions of the image's packages, and write them as a lock."`
-}
-
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)

@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+type cli struct {
+	Build   buildCmd   `cmd:"" help:"Make the image of a site: the signed program, the disk, what the TPM will say."`
+	Lock    lockCmd    `cmd:"" help:"Ask apt for the newest versions of the image's packages, and write them as a lock."`
+	Keys    keysCmd    `cmd:"" help:"Make the Secure Boot keys of a site."`
+	Sign    signCmd    `cmd:"" help:"Sign an image anew."`
+	Predict predictCmd `cmd:"" help:"Print what a machine's TPM will say once it has booted an image."`
+}
