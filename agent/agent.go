@@ -16,6 +16,7 @@ import (
 	"slices"
 	"time"
 
+	"sdbox/agent/boot"
 	"sdbox/agent/keys"
 	"sdbox/agent/kiosk"
 	"sdbox/agent/screen"
@@ -36,7 +37,7 @@ const (
 	tickEvery  = time.Second      // the delay in the bar, the clock
 )
 
-// Config is an SD-Box: what it trusts and its hardware. Nothing in it is optional but Log.
+// Config is an SD-Box: what it trusts and its hardware. Nothing in it is optional but Log, Boot and Kept.
 type Config struct {
 	Domain      string
 	Gateways    []string       // outer host:port of front doors, best first
@@ -51,6 +52,8 @@ type Config struct {
 	Cards       Cards
 	Finger      func(context.Context) (finger.Template, error)
 	Log         *slog.Logger
+	Boot        *boot.Client // PID 1 of a box's own system; nil elsewhere
+	Kept        []byte       // what it kept of the agent before this one
 }
 
 // Agent is one running SD-Box.
@@ -160,6 +163,8 @@ func (a *Agent) loop(ctx context.Context) error {
 			err = a.onFrame(f)
 		case r := <-a.inputs:
 			err = a.onInput(r)
+		case e := <-a.cfg.Boot.Events():
+			err = a.onMachine(e)
 		case <-a.quiet.C:
 			err = a.fire(Quiet)
 		case <-a.presenceDue():
@@ -167,7 +172,7 @@ func (a *Agent) loop(ctx context.Context) error {
 		case <-a.waitOver():
 			err = a.fire(GaveUp)
 		case now := <-tick.C:
-			err = errors.Join(a.noteBearer(), a.face.tick(now, a.delay()))
+			err = errors.Join(a.noteBearer(), a.face.tick(now, a.delay()), a.cfg.Boot.Beat())
 		}
 		if err != nil {
 			return fmt.Errorf("agent: %s: %w", a.state, err)
