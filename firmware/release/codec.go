@@ -27,10 +27,13 @@ const (
 // ErrCorrupt is wrapped when bytes that a release names do not decode to its image.
 var ErrCorrupt = errors.New("the file does not make the image of its release")
 
-// shape is the sizes of a file's blocks; tests make them small.
-type shape struct{ block, reach int64 }
+// shape is the sizes of a file's blocks and how hard to look for what they share; tests make them small and do not look hard.
+type shape struct {
+	block, reach int64
+	level        zstd.EncoderLevel
+}
 
-func product() shape { return shape{blockSize, reach} }
+func product() shape { return shape{blockSize, reach, zstd.SpeedBestCompression} }
 
 // span is the part of an old image of this size that the block at an offset is made from.
 func (s shape) span(at, size int64) (from, to int64) {
@@ -43,7 +46,7 @@ func Encode(w io.Writer, image, base []byte) error { return product().encode(w, 
 
 func (s shape) encode(w io.Writer, image, base []byte) error {
 	for at := int64(0); at < int64(len(image)); at += s.block {
-		options := []zstd.EOption{zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithEncoderConcurrency(1),
+		options := []zstd.EOption{zstd.WithEncoderLevel(s.level), zstd.WithEncoderConcurrency(1),
 			zstd.WithWindowSize(64 << 20), zstd.WithSingleSegment(true), zstd.WithEncoderCRC(false)} // the release's hash covers the whole
 		if from, to := s.span(at, int64(len(base))); from < to {
 			options = append(options, zstd.WithEncoderDictRaw(dictID, base[from:to]))

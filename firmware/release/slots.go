@@ -140,7 +140,11 @@ func (s *Slots) Settle() (State, error) {
 		return State{}, err
 	}
 	if !slices.Contains(order, A.entry()) || !slices.Contains(order, B.entry()) {
-		if err := s.setOrder(state.Running, order); err != nil {
+		head := state.Running
+		if state.Trial || first(order) == head.other().entry() {
+			head = head.other()
+		}
+		if err := s.setOrder(head, order); err != nil {
 			return State{}, err
 		}
 	}
