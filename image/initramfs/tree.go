@@ -30,14 +30,12 @@ type Entry struct {
 // Tree is the root by path, without a slash before it; "." is the root itself.
 type Tree map[string]Entry
 
-// maxArchive bounds what Read takes, in bytes and in entries.
-const (
-	maxArchive = 256 << 20
-	maxEntries = 20000
-)
-
 // console is the one device node the kernel wants to find: character device 5:1 (Documentation/admin-guide/devices.txt).
-const console = "dev/console"
+const (
+	console      = "dev/console"
+	consoleMajor = 5
+	consoleMinor = 1
+)
 
 // file puts a regular file in, and the folders above it.
 func (t Tree) file(p string, mode fs.FileMode, data []byte, from string) {
@@ -82,68 +80,9 @@ func (e Entry) record(p string) cpio.Record {
 	case e.Mode&fs.ModeSymlink != 0:
 		return cpio.Symlink(p, e.Link)
 	case e.Mode&fs.ModeCharDevice != 0:
-		return cpio.CharDev(p, perm, 5, 1)
+		return cpio.CharDev(p, perm, consoleMajor, consoleMinor)
 	}
 	return cpio.StaticRecord(e.Data, cpio.Info{Name: p, Mode: cpio.S_IFREG | perm})
-}
-
-// Read reads an archive back, such as the .initrd section of a UKI: for people who look into an image, and for tests. It takes hostile
-// bytes.
-func Read(archive []byte) (Tree, error) {
-	if len(archive) > maxArchive {
-		return nil, fmt.Errorf("initramfs: over %d bytes", maxArchive)
-	}
-	t := Tree{}
-	err := cpio.ForEachRecord(cpio.EOFReader{RecordReader: cpio.Newc.Reader(bytes.NewReader(archive))}, func(r cpio.Record) error {
-		if len(t) >= maxEntries {
-			return fmt.Errorf("over %d entries", maxEntries)
-		}
-		e, err := entry(r, len(archive))
-		if err != nil {
-			return fmt.Errorf("%q: %w", r.Name, err)
-		}
-		t[cpio.Normalize(r.Name)] = e
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("initramfs: read: %w", err)
-	}
-	return t, nil
-}
-
-func entry(r cpio.Record, most int) (Entry, error) {
-	e := Entry{Mode: fs.FileMode(r.Mode & 0o777)}
-	for bit, mode := range map[uint64]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky} {
-		if r.Mode&bit != 0 {
-			e.Mode |= mode
-		}
-	}
-	switch r.Mode & cpio.S_IFMT {
-	case cpio.S_IFDIR:
-		e.Mode |= fs.ModeDir
-		return e, nil
-	case cpio.S_IFCHR:
-		e.Mode |= fs.ModeDevice | fs.ModeCharDevice
-		return e, nil
-	case cpio.S_IFREG:
-	case cpio.S_IFLNK:
-		e.Mode |= fs.ModeSymlink
-	default:
-		return e, errors.New("neither file nor folder, link or device")
-	}
-	if r.FileSize > uint64(most) {
-		return e, errors.New("longer than the archive")
-	}
-	data := make([]byte, r.FileSize)
-	if n, err := r.ReadAt(data, 0); n != len(data) {
-		return e, err
-	}
-	if e.Mode&fs.ModeSymlink != 0 {
-		e.Link = string(data)
-		return e, nil
-	}
-	e.Data = data
-	return e, nil
 }
 
 // Executables are the programs of the tree: regular files that may be executed. The dynamic loader is one.
