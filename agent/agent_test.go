@@ -56,36 +56,43 @@ func (c inserted) Close() error      { c.Reset(); return nil }
 
 // watched is a screen in memory that another goroutine may look at.
 type watched struct {
-	image   *screen.Image // the loop's
-	changed chan struct{} // capacity 1
 	mu      sync.Mutex
-	front   *screen.Image // guarded by mu
+	memory  *screen.Memory // guarded by mu, its image the loop's
+	changed chan struct{}  // capacity 1
 }
 
-func newWatched() *watched {
-	return &watched{image: screen.NewImage(width, height), front: screen.NewImage(width, height), changed: make(chan struct{}, 1)}
+func newWatched(t testing.TB) *watched {
+	m, err := screen.NewMemory(width, height)
+	require.NoError(t, err)
+	return &watched{memory: m, changed: make(chan struct{}, 1)}
 }
 
-func (w *watched) Image() *screen.Image { return w.image }
+func (w *watched) Image() *screen.Image { return w.memory.Image() }
 func (w *watched) Close() error         { return nil }
+
 func (w *watched) Flush(rects ...image.Rectangle) error {
+	return w.do(func() error { return w.memory.Flush(rects...) })
+}
+
+func (w *watched) Point(c *screen.Cursor, at image.Point, clip image.Rectangle) error {
+	return w.do(func() error { return w.memory.Point(c, at, clip) })
+}
+
+func (w *watched) do(show func() error) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, r := range rects {
-		w.front.Copy(w.image, r)
-	}
 	select {
 	case w.changed <- struct{}{}:
 	default:
 	}
-	return nil
+	return show()
 }
 
 // see asks something of what a person sees now.
 func (w *watched) see(is func(*screen.Image) bool) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return is(w.front)
+	return is(w.memory.Front())
 }
 
 // centre is the other end of a box's line, moved by the test, with a real stream.
@@ -122,7 +129,7 @@ func newBench(t *testing.T) *bench {
 	sim, cert, pub9E := issueCard(t, b.person)
 	b.cert, b.pub9E = cert, pub9E
 	b.cards = &reader{events: make(chan pcsc.Event, 4), card: sim}
-	b.screen = newWatched()
+	b.screen = newWatched(t)
 	var err error
 	b.agent, err = New(Config{
 		Gateways: []string{"192.0.2.1:443"}, Language: refusal.English, Support: "call 12", Layout: "us", Screen: b.screen, Cards: b.cards, Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),

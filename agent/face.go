@@ -25,7 +25,9 @@ type face struct {
 	view   kiosk.View   // nil while the picture is shown
 	still  bool         // what is on the screen stays as it is, covered
 	bar    kiosk.Bar
-	notes  []note // over whatever is shown: the first of them
+	arrow  *screen.Cursor // over the views
+	mouse  *image.Point   // nil until it moves
+	notes  []note         // over whatever is shown: the first of them
 }
 
 func newFace(s screen.Screen, language refusal.Lang, support string) (*face, error) {
@@ -33,7 +35,7 @@ func newFace(s screen.Screen, language refusal.Lang, support string) (*face, err
 	if err != nil {
 		return nil, err
 	}
-	f := &face{screen: s, kiosk: k, site: language, around: kiosk.Around{Language: language, Support: support, Now: time.Now()}}
+	f := &face{screen: s, kiosk: k, arrow: screen.Arrow(min(float64(s.Image().Width)/1920, float64(s.Image().Height)/1080) * 1.25), site: language, around: kiosk.Around{Language: language, Support: support, Now: time.Now()}}
 	f.viewer = viewer.New(s, func(dst *screen.Image, r image.Rectangle) []image.Rectangle {
 		if f.still {
 			return nil
@@ -53,7 +55,7 @@ func (f *face) show(v kiosk.View) error {
 	if err := f.screen.Flush(changed...); err != nil {
 		return fmt.Errorf("show %T: %w", v, err)
 	}
-	return nil
+	return f.point()
 }
 
 // greet takes what the gateway says of the site.
@@ -152,14 +154,22 @@ func (f *face) frame(data []byte) (viewer.Result, error) {
 
 // pointer moves the mouse pointer.
 func (f *face) pointer(x, y int) error {
-	f.around.Pointer = &image.Point{X: x, Y: y}
-	switch {
-	case f.still:
-		return nil
-	case f.view != nil:
-		return f.show(f.view)
+	f.mouse = &image.Point{X: x, Y: y}
+	if f.view == nil {
+		return f.viewer.Pointer(x, y)
 	}
-	return f.viewer.Pointer(x, y)
+	return f.point()
+}
+
+// point shows the arrow over a view, once the mouse has moved.
+func (f *face) point() error {
+	if f.mouse == nil {
+		return nil
+	}
+	if err := f.screen.Point(f.arrow, *f.mouse, f.screen.Image().Bounds()); err != nil {
+		return fmt.Errorf("show pointer: %w", err)
+	}
+	return nil
 }
 
 // tick turns the clock, and the delay in the bar when it changed by a millisecond.

@@ -73,7 +73,7 @@ func TestMessageStandsOverThePictureUntilItIsRead(t *testing.T) {
 
 // A note leaves by itself after its time, the next one then has its own; a flood of them is bounded.
 func TestNoteLeavesByItself(t *testing.T) {
-	f, err := newFace(newWatched(), refusal.English, "")
+	f, err := newFace(newWatched(t), refusal.English, "")
 	require.NoError(t, err)
 	now := time.Date(2026, 11, 24, 9, 0, 0, 0, time.UTC)
 	require.NoError(t, f.tick(now, 0))

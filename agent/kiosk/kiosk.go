@@ -20,7 +20,6 @@ type Around struct {
 	Support  string       // whom to call: a telephone number or an address
 	Box      string       // the box's serial
 	Now      time.Time    // shown as given, in its own zone; zero = no clock. Its milliseconds turn the waiting ring
-	Pointer  *image.Point // where to draw the mouse pointer; nil = none
 	Large    bool         // everything a quarter larger, for whoever reads badly
 	Watched  bool         // an operator looks at exactly this session
 
@@ -89,7 +88,6 @@ type (
 type Kiosk struct {
 	fonts *fonts
 	back  *screen.Image
-	arrow *screen.Cursor
 	rows  []row // of the last List drawn
 }
 
@@ -113,9 +111,6 @@ func (k *Kiosk) Draw(dst *screen.Image, v View, a Around) []image.Rectangle {
 	p := k.page(dst, a)
 	k.rows = k.rows[:0]
 	v.draw(p)
-	if a.Pointer != nil {
-		k.arrow.Draw(k.back, *a.Pointer, k.back.Bounds())
-	}
 	return replace(dst, k.back)
 }
 
@@ -141,7 +136,6 @@ func (k *Kiosk) page(dst *screen.Image, a Around) *page {
 	}
 	if k.back == nil || k.back.Width != dst.Width || k.back.Height != dst.Height {
 		k.back = screen.NewImage(dst.Width, dst.Height)
-		k.arrow = screen.Arrow(scale * 1.25)
 		k.fonts.reset()
 	}
 	return &page{

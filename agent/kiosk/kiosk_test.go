@@ -261,7 +261,7 @@ func TestHostileTextStaysInsideItsPlace(t *testing.T) {
 	long := strings.Repeat("W\u202e\x00\xff漢", 5_000)
 	b := wire.Bubble{Title: long, State: wire.Availability(long), Until: 1 << 62, Countries: []string{long, long}, Colour: 0xffffffff}
 	refused := refusal.Refusal{Code: refusal.Code(long), Suffix: long, Params: map[string]string{"reason": long, "left": long}}
-	a := Around{Language: refusal.Lang(long), Support: long, Box: long, Now: morning, Pointer: &image.Point{X: -1 << 40, Y: 1 << 40}, Slow: refused}
+	a := Around{Language: refusal.Lang(long), Support: long, Box: long, Now: morning, Slow: refused}
 	b2 := b
 	b2.Refusal = &refused
 	for _, v := range []View{Boot{&refused}, Finger{long, false, &refused}, Verifying{long}, List{long, []wire.Bubble{b, b2}, 1 << 40, &refused},

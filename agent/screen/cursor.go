@@ -19,19 +19,22 @@ func (c *Cursor) Bounds(p image.Point) image.Rectangle {
 	return image.Rect(0, 0, c.Width, c.Height).Add(p.Sub(c.Hot))
 }
 
-// Draw blends the cursor, pointing at p, over the part of m inside clip.
-func (c *Cursor) Draw(m *Image, p image.Point, clip image.Rectangle) {
+// draw writes the cursor, pointing at p, blended over the pixels of src into the part of dst inside clip. Both have one size.
+func (c *Cursor) draw(dst, src *Image, p image.Point, clip image.Rectangle) {
 	at := c.Bounds(p)
-	r := at.Intersect(clip).Intersect(m.Bounds())
+	r := at.Intersect(clip).Intersect(dst.Bounds())
+	var line [MaxCursor * 4]byte
 	for y := r.Min.Y; y < r.Max.Y; y++ {
-		src := c.Pix[((y-at.Min.Y)*c.Width+r.Min.X-at.Min.X)*4:]
-		dst := m.Row(y, r.Min.X, r.Max.X)
-		for i := 0; i < len(dst); i += 4 {
-			rest := 255 - uint32(src[i+3])
+		over := c.Pix[((y-at.Min.Y)*c.Width+r.Min.X-at.Min.X)*4:]
+		under := src.Row(y, r.Min.X, r.Max.X)
+		for i := 0; i < len(under); i += 4 {
+			rest := 255 - uint32(over[i+3])
 			for n := range 3 {
-				dst[i+n] = byte(min(255, uint32(src[i+n])+(uint32(dst[i+n])*rest+127)/255))
+				line[i+n] = byte(min(255, uint32(over[i+n])+(uint32(under[i+n])*rest+127)/255))
 			}
+			line[i+3] = under[i+3]
 		}
+		copy(dst.Row(y, r.Min.X, r.Max.X), line[:len(under)])
 	}
 }
 

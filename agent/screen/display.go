@@ -24,44 +24,74 @@ var (
 // maxBuffer bounds the memory a screen may map, in bytes: the largest screen with rows twice as long as needed.
 const maxBuffer = MaxSide * MaxSide * 8
 
+// Buffer is a piece of display memory.
+type Buffer struct {
+	Handle uint32 `json:"handle"` // the driver's number of it
+	Pitch  int64  `json:"pitch"`  // bytes from one row to the next
+	Offset int64  `json:"offset"` // in the device file's mapping
+	Size   int64  `json:"size"`   // bytes
+}
+
 // Geometry is what a process must know to draw into the screen that another process opened: Shared makes a screen of it. It
 // is plain data, to be sent beside the open device file.
 type Geometry struct {
 	Width       int    `json:"width"` // pixels
 	Height      int    `json:"height"`
-	Pitch       int64  `json:"pitch"`       // bytes from one row to the next
-	Offset      int64  `json:"offset"`      // of the buffer, in the device file's mapping
-	Size        int64  `json:"size"`        // of the buffer, in bytes
-	Handle      uint32 `json:"handle"`      // the driver's number of the buffer
-	Framebuffer uint32 `json:"framebuffer"` // the driver's number of the framebuffer; 0 = a framebuffer device, without modes
+	Buffer      Buffer `json:"buffer"`
+	Framebuffer uint32 `json:"framebuffer"` // the driver's number of it; 0 = a framebuffer device, without modes
 	Connector   uint32 `json:"connector"`
 	CRTC        uint32 `json:"crtc"`
+	Cursor      Buffer `json:"cursor"`      // the shape of the hardware's pointer
+	CursorSide  int    `json:"cursor_side"` // its width and height; 0 = the hardware has none
 }
 
-// check holds a geometry, from a driver or another process, to what can be mapped and drawn into.
-func (g Geometry) check() error {
-	if err := checkSize(g.Width, g.Height); err != nil {
+// check holds a buffer, from a driver or another process, to what can be mapped and drawn into.
+func (b Buffer) check(width, height int) error {
+	if err := checkSize(width, height); err != nil {
 		return err
 	}
-	if g.Size < 1 || g.Size > maxBuffer || g.Pitch < int64(g.Width)*4 || g.Pitch%4 != 0 || g.Pitch > g.Size/int64(g.Height) {
-		return fmt.Errorf("buffer of %d bytes in rows of %d does not hold %dx%d pixels", g.Size, g.Pitch, g.Width, g.Height)
+	if b.Size < 1 || b.Size > maxBuffer || b.Pitch < int64(width)*4 || b.Pitch%4 != 0 || b.Pitch > b.Size/int64(height) {
+		return fmt.Errorf("buffer of %d bytes in rows of %d does not hold %dx%d pixels", b.Size, b.Pitch, width, height)
 	}
-	if g.Offset < 0 || g.Offset%int64(os.Getpagesize()) != 0 {
-		return fmt.Errorf("buffer lies at %d, which cannot be mapped", g.Offset)
+	if b.Offset < 0 || b.Offset%int64(os.Getpagesize()) != 0 {
+		return fmt.Errorf("buffer lies at %d, which cannot be mapped", b.Offset)
 	}
 	return nil
+}
+
+// surface maps a buffer of a device file as a picture.
+func (b Buffer) surface(f *os.File, width, height int) (*Image, error) {
+	if err := b.check(width, height); err != nil {
+		return nil, err
+	}
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var data []byte
+	var mapErr error
+	err = conn.Control(func(fd uintptr) {
+		data, mapErr = unix.Mmap(int(fd), b.Offset, int(b.Size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	})
+	if err := errors.Join(err, mapErr); err != nil {
+		return nil, fmt.Errorf("map buffer: %w", err)
+	}
+	return &Image{Pix: data, Stride: int(b.Pitch), Width: width, Height: height}, nil
 }
 
 // Display is the machine's own screen: one buffer that is shown for the display's whole life, and a copy of it in memory that
 // is drawn into. OpenDRM makes one, and Shared another over the same buffer in a second process.
 type Display struct {
+	pane
 	driver   driver
 	geometry Geometry
-	image    *Image
-	front    *Image // the buffer itself: written, never read, for reading display memory is slow
-	data     []byte // the mapping under it; nil when closed
-	owner    bool   // this process set the mode and made the buffer
-	still    bool   // the driver shows the memory as it stands, without DIRTYFB
+	closed   bool
+	owner    bool     // this process set the mode and made the buffers
+	console  *os.File // held open so that the kernel's console stays quiet; nil without
+	still    bool     // the driver shows the memory as it stands, without DIRTYFB
+	sprite   *Image   // the shape of the hardware's pointer; nil without
+	shape    *Cursor  // what the hardware's pointer shows; nil = it is hidden
+	spot     image.Point
 }
 
 // OpenDRM opens a display adapter (/dev/dri/card0), finds the monitor, sets the mode it prefers, or the best that the driver
@@ -92,10 +122,10 @@ func openWith(drv driver) (*Display, error) {
 	if err != nil {
 		return nil, err
 	}
-	var g Geometry
+	g := Geometry{Connector: c.id, CRTC: crtc}
 	for _, m := range usable(c.modes) {
-		var next error
-		if g, next = drv.show(m, c.id, crtc); next == nil {
+		next := drv.light(m, &g)
+		if next == nil {
 			break
 		}
 		err = errors.Join(err, next)
@@ -108,6 +138,7 @@ func openWith(drv driver) (*Display, error) {
 			_ = drv.switchOff(other) // an idle one may say so by an error
 		}
 	}
+	g.Cursor, g.CursorSide = drv.pointer(crtc)
 	d, err := show(drv, g)
 	if err != nil {
 		return nil, errors.Join(err, drv.drop(g))
@@ -116,17 +147,30 @@ func openWith(drv driver) (*Display, error) {
 	return d, nil
 }
 
-// show makes a buffer and shows it on a connector.
-func (d driver) show(m mode, connector, crtc uint32) (Geometry, error) {
-	g, err := d.buffer(m)
+// light makes a buffer of a mode's size, shows it, and fills in g.
+func (d driver) light(m mode, g *Geometry) error {
+	b, err := d.buffer(m.width, m.height)
 	if err != nil {
-		return Geometry{}, err
+		return err
 	}
-	if err := d.setCRTC(crtc, g.Framebuffer, connector, m); err != nil {
-		return Geometry{}, errors.Join(err, d.drop(g))
+	id, err := d.framebuffer(b, m.width, m.height)
+	if err != nil {
+		return errors.Join(err, d.free(b))
 	}
-	g.Connector, g.CRTC = connector, crtc
-	return g, nil
+	if err := d.setCRTC(g.CRTC, id, g.Connector, m); err != nil {
+		return errors.Join(err, d.removeFramebuffer(id), d.free(b))
+	}
+	g.Width, g.Height, g.Buffer, g.Framebuffer = m.width, m.height, b, id
+	return nil
+}
+
+// drop gives back what OpenDRM made.
+func (d driver) drop(g Geometry) error {
+	err := errors.Join(d.removeFramebuffer(g.Framebuffer), d.free(g.Buffer))
+	if g.Cursor.Size > 0 {
+		err = errors.Join(err, d.free(g.Cursor))
+	}
+	return err
 }
 
 // monitor finds the first connector with a monitor and a usable mode. One whose state the driver cannot tell comes last.
@@ -165,31 +209,34 @@ func Shared(f *os.File, g Geometry) (*Display, error) {
 	return d, nil
 }
 
-// show maps the buffer and begins with black.
+// show maps the buffers and begins with black, without a pointer.
 func show(drv driver, g Geometry) (*Display, error) {
-	if err := g.check(); err != nil {
-		return nil, err
-	}
-	conn, err := drv.file.SyscallConn()
+	front, err := g.Buffer.surface(drv.file, g.Width, g.Height)
 	if err != nil {
 		return nil, err
 	}
-	var data []byte
-	var mapErr error
-	err = conn.Control(func(fd uintptr) {
-		data, mapErr = unix.Mmap(int(fd), g.Offset, int(g.Size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	})
-	if err := errors.Join(err, mapErr); err != nil {
-		return nil, fmt.Errorf("map buffer: %w", err)
+	d := &Display{driver: drv, geometry: g, still: g.Framebuffer == 0, pane: newPane(front)}
+	if g.CursorSide > 0 {
+		d.sprite, err = g.Cursor.surface(drv.file, g.CursorSide, g.CursorSide)
 	}
-	d := &Display{
-		driver: drv, geometry: g, data: data, still: g.Framebuffer == 0, image: NewImage(g.Width, g.Height),
-		front: &Image{Pix: data, Stride: int(g.Pitch), Width: g.Width, Height: g.Height},
+	if err == nil {
+		err = d.Flush(d.image.Bounds())
 	}
-	if err := d.Flush(d.image.Bounds()); err != nil {
-		return nil, errors.Join(err, unix.Munmap(data))
+	if err == nil {
+		err = d.Point(nil, image.Point{}, image.Rectangle{})
+	}
+	if err != nil {
+		return nil, errors.Join(err, d.unmap())
 	}
 	return d, nil
+}
+
+func (d *Display) unmap() error {
+	err := unix.Munmap(d.front.Pix)
+	if d.sprite != nil {
+		err = errors.Join(err, unix.Munmap(d.sprite.Pix))
+	}
+	return err
 }
 
 // File returns the device file, to be handed to the process that calls Shared.
@@ -198,12 +245,9 @@ func (d *Display) File() *os.File { return d.driver.file }
 // Geometry says where the buffer lies.
 func (d *Display) Geometry() Geometry { return d.geometry }
 
-// Image implements Screen.
-func (d *Display) Image() *Image { return d.image }
-
 // Flush implements Screen.
 func (d *Display) Flush(rects ...image.Rectangle) error {
-	if d.data == nil {
+	if d.closed {
 		return ErrClosed
 	}
 	clips := make([]drmClip, 0, min(len(rects), maxClips))
@@ -211,7 +255,7 @@ func (d *Display) Flush(rects ...image.Rectangle) error {
 		if r = r.Intersect(d.image.Bounds()); r.Empty() {
 			continue
 		}
-		d.front.Copy(d.image, r)
+		d.put(r)
 		if len(clips) == maxClips { // the last one grows over what has no room
 			last := &clips[maxClips-1]
 			r = r.Union(image.Rect(int(last.x1), int(last.y1), int(last.x2), int(last.y2)))
@@ -236,7 +280,7 @@ func (d *Display) Flush(rects ...image.Rectangle) error {
 // after they were away. The error is ErrNoDisplay while no monitor is there, and ErrOtherDisplay when the one that is there
 // lacks the screen's size or hangs on another socket. The screen can be drawn on in both cases. For the process that opened it.
 func (d *Display) Reconnect() error {
-	if d.data == nil {
+	if d.closed {
 		return ErrClosed
 	}
 	g := d.geometry
@@ -257,16 +301,17 @@ func (d *Display) Reconnect() error {
 
 // Close implements Screen.
 func (d *Display) Close() error {
-	if d.data == nil {
+	if d.closed {
 		return ErrClosed
 	}
 	d.image.Fill(d.image.Bounds(), 0)
-	err := d.Flush(d.image.Bounds())
-	data := d.data
-	d.data = nil
-	err = errors.Join(err, unix.Munmap(data))
+	err := errors.Join(d.Flush(d.image.Bounds()), d.Point(nil, image.Point{}, image.Rectangle{}), d.unmap())
+	d.closed = true
 	if d.owner {
 		err = errors.Join(err, d.driver.drop(d.geometry))
+	}
+	if d.console != nil {
+		err = errors.Join(err, d.console.Close())
 	}
 	return errors.Join(err, d.driver.file.Close())
 }

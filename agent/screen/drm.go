@@ -25,11 +25,14 @@ const (
 	drmCreateDumb   = 0xc02064b2
 	drmMapDumb      = 0xc01064b3
 	drmDestroyDumb  = 0xc00464b4
+	drmCursor2      = 0xc02464bb
 )
 
 // Values of drm.h and drm_mode.h.
 const (
-	capDumbBuffer = 1
+	capDumbBuffer, capCursorWidth, capCursorHeight = 1, 8, 9
+
+	cursorShape, cursorMove = 1, 2 // flags of drmCursor
 
 	statusConnected, statusUnknown = 1, 3
 
@@ -81,6 +84,12 @@ type (
 	drmDirty struct {
 		framebuffer, flags, colour, clips uint32
 		clipsPtr                          uint64
+	}
+	drmCursor struct {
+		flags, crtc           uint32
+		x, y                  int32
+		width, height, handle uint32
+		hotX, hotY            int32
 	}
 	drmClip struct{ x1, y1, x2, y2 uint16 }
 	drmCap  struct{ capability, value uint64 }
@@ -206,47 +215,44 @@ func (d driver) switchOff(crtc uint32) error {
 	return d.call(drmSetCRTC, unsafe.Pointer(&drmCRTC{id: crtc}))
 }
 
-// buffer makes a framebuffer for a mode's size and fills in where it lies.
-func (d driver) buffer(m mode) (g Geometry, err error) {
-	dumb := drmDumb{width: uint32(m.width), height: uint32(m.height), bits: 32}
+// buffer makes a buffer of 32 bits a pixel, black.
+func (d driver) buffer(width, height int) (Buffer, error) {
+	dumb := drmDumb{width: uint32(width), height: uint32(height), bits: 32}
 	if err := d.call(drmCreateDumb, unsafe.Pointer(&dumb)); err != nil {
-		return Geometry{}, fmt.Errorf("make buffer of %dx%d pixels: %w", m.width, m.height, err)
+		return Buffer{}, fmt.Errorf("make buffer of %dx%d pixels: %w", width, height, err)
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, d.drop(Geometry{Handle: dumb.handle, Framebuffer: g.Framebuffer}))
-		}
-	}()
+	b := Buffer{Handle: dumb.handle}
 	at := drmMap{handle: dumb.handle}
 	if err := d.call(drmMapDumb, unsafe.Pointer(&at)); err != nil {
-		return g, fmt.Errorf("place buffer: %w", err)
+		return Buffer{}, errors.Join(fmt.Errorf("place buffer: %w", err), d.free(b))
 	}
-	g = Geometry{
-		Width: m.width, Height: m.height, Pitch: int64(dumb.pitch), Size: int64(dumb.size), Offset: int64(at.offset), Handle: dumb.handle,
+	b.Pitch, b.Size, b.Offset = int64(dumb.pitch), int64(dumb.size), int64(at.offset)
+	if err := b.check(width, height); err != nil {
+		return Buffer{}, errors.Join(err, d.free(b))
 	}
-	if err := g.check(); err != nil {
-		return g, err
-	}
-	fb := drmFramebuffer{width: dumb.width, height: dumb.height, pitch: dumb.pitch, bits: 32, depth: 24, handle: dumb.handle}
-	if err := d.call(drmAddFB, unsafe.Pointer(&fb)); err != nil {
-		return g, fmt.Errorf("make framebuffer: %w", err)
-	}
-	g.Framebuffer = fb.id
-	if fb.id == 0 {
-		return g, errors.New("make framebuffer: the driver gave it no number")
-	}
-	return g, nil
+	return b, nil
 }
 
-// drop gives a buffer back.
-func (d driver) drop(g Geometry) error {
-	var err error
-	if id := g.Framebuffer; id != 0 {
-		err = d.call(drmRemoveFB, unsafe.Pointer(&id))
-	}
-	handle := g.Handle
-	return errors.Join(err, d.call(drmDestroyDumb, unsafe.Pointer(&handle)))
+// free gives a buffer back.
+func (d driver) free(b Buffer) error {
+	handle := b.Handle
+	return d.call(drmDestroyDumb, unsafe.Pointer(&handle))
 }
+
+// framebuffer makes a buffer one that can be shown.
+func (d driver) framebuffer(b Buffer, width, height int) (uint32, error) {
+	fb := drmFramebuffer{width: uint32(width), height: uint32(height), pitch: uint32(b.Pitch), bits: 32, depth: 24, handle: b.Handle}
+	if err := d.call(drmAddFB, unsafe.Pointer(&fb)); err != nil {
+		return 0, fmt.Errorf("make framebuffer: %w", err)
+	}
+	if fb.id == 0 {
+		return 0, errors.New("make framebuffer: the driver gave it no number")
+	}
+	return fb.id, nil
+}
+
+// removeFramebuffer ends what framebuffer made; the buffer stays.
+func (d driver) removeFramebuffer(id uint32) error { return d.call(drmRemoveFB, unsafe.Pointer(&id)) }
 
 // dirty tells the driver which parts of the framebuffer changed; a driver that shows the memory itself has no such call.
 func (d driver) dirty(framebuffer uint32, clips []drmClip) error {

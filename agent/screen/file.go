@@ -42,8 +42,8 @@ func (m *mapping) counter(offset int) *uint64 { return (*uint64)(unsafe.Pointer(
 // File is a screen that another process of the same machine looks at, through a mapped file. It stands in for a
 // display where there is none: the lab's page shows it.
 type File struct {
-	image *Image
-	m     *mapping
+	pane
+	m *mapping
 }
 
 // OpenFile makes or takes over the screen file at path, black, readable by its owner only. A reader that already maps a
@@ -63,7 +63,7 @@ func OpenFile(path string, width, height int) (*File, error) {
 		return nil, fmt.Errorf("map screen file %s: %w", path, err)
 	}
 	m := &mapping{data: data, front: &Image{Pix: data[headerSize:], Stride: width * 4, Width: width, Height: height}}
-	s := &File{image: NewImage(width, height), m: m}
+	s := &File{pane: newPane(m.front), m: m}
 	binary.LittleEndian.PutUint32(data[8:], uint32(width))
 	binary.LittleEndian.PutUint32(data[12:], uint32(height))
 	binary.LittleEndian.PutUint32(data[16:], uint32(width*4))
@@ -104,9 +104,6 @@ func openSized(path string, width, height int) (*os.File, error) {
 	return f, nil
 }
 
-// Image implements Screen.
-func (s *File) Image() *Image { return s.image }
-
 // Flush implements Screen.
 func (s *File) Flush(rects ...image.Rectangle) error {
 	if s.m == nil {
@@ -117,10 +114,15 @@ func (s *File) Flush(rects ...image.Rectangle) error {
 	}
 	atomic.AddUint64(s.m.counter(offsetBegun), 1)
 	for _, r := range rects {
-		s.m.front.Copy(s.image, r)
+		s.put(r)
 	}
 	atomic.AddUint64(s.m.counter(offsetDone), 1)
 	return nil
+}
+
+// Point implements Screen.
+func (s *File) Point(c *Cursor, at image.Point, clip image.Rectangle) error {
+	return s.Flush(s.point(c, at, clip)...)
 }
 
 // Close implements Screen. The file stays, black.
@@ -129,6 +131,7 @@ func (s *File) Close() error {
 		return ErrClosed
 	}
 	s.image.Fill(s.image.Bounds(), 0)
+	s.cursor = nil
 	err := s.Flush(s.image.Bounds())
 	data := s.m.data
 	s.m = nil

@@ -6,9 +6,9 @@ import "image"
 
 // Memory is a screen nobody sees, for tests.
 type Memory struct {
-	image, front *Image
-	flushes      uint64
-	closed       bool
+	pane
+	flushes uint64
+	closed  bool
 }
 
 // NewMemory makes a black screen in memory.
@@ -16,11 +16,8 @@ func NewMemory(width, height int) (*Memory, error) {
 	if err := checkSize(width, height); err != nil {
 		return nil, err
 	}
-	return &Memory{image: NewImage(width, height), front: NewImage(width, height)}, nil
+	return &Memory{pane: newPane(NewImage(width, height))}, nil
 }
-
-// Image implements Screen.
-func (m *Memory) Image() *Image { return m.image }
 
 // Flush implements Screen.
 func (m *Memory) Flush(rects ...image.Rectangle) error {
@@ -29,11 +26,16 @@ func (m *Memory) Flush(rects ...image.Rectangle) error {
 	}
 	if len(rects) > 0 {
 		for _, r := range rects {
-			m.front.Copy(m.image, r)
+			m.put(r)
 		}
 		m.flushes++
 	}
 	return nil
+}
+
+// Point implements Screen.
+func (m *Memory) Point(c *Cursor, at image.Point, clip image.Rectangle) error {
+	return m.Flush(m.point(c, at, clip)...)
 }
 
 // Front is what a person would see: all that was flushed, and nothing that was only drawn.

@@ -22,5 +22,9 @@ func Open(dev string) (*Display, error) {
 		}
 		trouble = errors.Join(trouble, err)
 	}
-	return nil, errors.Join(ErrNoDisplay, trouble)
+	d, err := OpenFramebuffer(filepath.Join(dev, "fb0"))
+	if err == nil {
+		return d, nil
+	}
+	return nil, errors.Join(ErrNoDisplay, trouble, err)
 }

@@ -23,6 +23,9 @@ type Screen interface {
 	Image() *Image
 	// Flush brings the rectangles of Image, clipped to the screen, before the person's eyes. Without rectangles it does nothing.
 	Flush(rects ...image.Rectangle) error
+	// Point shows the pointer c, its hot spot at a place of the screen, over the image and inside clip only; nil shows none. It is
+	// seen at once, without Flush. The image has no pointer in it. c must not change while it is shown.
+	Point(c *Cursor, at image.Point, clip image.Rectangle) error
 	// Close blackens the screen and lets it go.
 	Close() error
 }

@@ -149,17 +149,32 @@ func TestWholeReadsAreNeverMixed(t *testing.T) {
 	require.NoError(t, r.Close())
 }
 
-func TestCursorBlendsInsideItsClipOnly(t *testing.T) {
-	m := NewImage(40, 40)
-	m.Fill(m.Bounds(), 0x808080)
-	c := Arrow(1)
-	c.Draw(m, image.Pt(10, 10), image.Rect(0, 0, 14, 40))
-	require.Equal(t, color.RGBA{255, 255, 255, 255}, m.RGBAAt(10, 18), "its edge is white")
-	require.Equal(t, color.RGBA{0, 0, 0, 255}, m.RGBAAt(12, 18), "its body is black")
+func TestPointerIsSeenAtOnceInsideItsClipOnly(t *testing.T) {
+	m, err := NewMemory(40, 40)
+	require.NoError(t, err)
+	m.Image().Fill(m.Image().Bounds(), 0x808080)
+	require.NoError(t, m.Flush(m.Image().Bounds()))
+	clean := NewImage(40, 40)
+	clean.Copy(m.Front(), clean.Bounds())
+	c, clip := Arrow(1), image.Rect(0, 0, 14, 40)
+	require.NoError(t, m.Point(c, image.Pt(10, 10), clip))
+	require.Equal(t, color.RGBA{255, 255, 255, 255}, m.Front().RGBAAt(10, 18), "its edge is white")
+	require.Equal(t, color.RGBA{0, 0, 0, 255}, m.Front().RGBAAt(12, 18), "its body is black")
 	for y := range 40 {
-		require.Equal(t, color.RGBA{0x80, 0x80, 0x80, 255}, m.RGBAAt(14, y), "outside the clip")
+		require.Equal(t, color.RGBA{0x80, 0x80, 0x80, 255}, m.Front().RGBAAt(14, y), "outside the clip")
 	}
-	c.Draw(m, image.Pt(-5, 39), m.Bounds()) // over two edges
+	require.Equal(t, clean, m.Image(), "the picture has no pointer in it")
+	require.NoError(t, m.Flush(m.Image().Bounds()))
+	require.Equal(t, color.RGBA{255, 255, 255, 255}, m.Front().RGBAAt(10, 18), "what is drawn goes under it")
+	before := m.Flushes()
+	require.NoError(t, m.Point(c, image.Pt(10, 10), clip))
+	require.Equal(t, before, m.Flushes())
+	for _, at := range []image.Point{{12, 11}, {-5, 39}, {39, -20}, {500, 500}} { // over the edges, and away
+		require.NoError(t, m.Point(c, at, m.Image().Bounds()))
+	}
+	require.NoError(t, m.Point(&Cursor{}, image.Pt(9, 9), m.Image().Bounds()))
+	require.NoError(t, m.Point(nil, image.Pt(9, 9), clip))
+	require.Equal(t, clean, m.Front(), "and leaves no trace")
 }
 
 func FuzzHeader(f *testing.F) {

@@ -5,6 +5,7 @@
 package viewer
 
 import (
+	"errors"
 	"fmt"
 	"image"
 	"math"
@@ -106,7 +107,7 @@ func (v *Viewer) Close() error {
 		v.decoder = nil
 	}
 	v.shown, v.stale, v.cursor, v.mask, v.asked = false, false, v.arrow, image.Rectangle{}, time.Time{}
-	if err != nil {
+	if err = errors.Join(err, v.point()); err != nil {
 		return fmt.Errorf("wipe screen: %w", err)
 	}
 	return nil
@@ -133,9 +134,7 @@ func (v *Viewer) Frame(frame []byte) (Result, error) {
 	v.stale = false
 	v.rects = v.rects[:0]
 	if u.Cursor != nil {
-		old := v.cursor.Bounds(v.pointer)
 		v.cursor = &screen.Cursor{Pix: u.Cursor.Pix, Width: u.Cursor.Width, Height: u.Cursor.Height, Hot: u.Cursor.Hot}
-		v.rects = append(v.rects, old, v.cursor.Bounds(v.pointer))
 	}
 	if !v.shown || u.Key {
 		v.shown = true
@@ -144,7 +143,7 @@ func (v *Viewer) Frame(frame []byte) (Result, error) {
 	for _, r := range u.Damage {
 		v.rects = append(v.rects, r.Add(v.area.Min))
 	}
-	return result, v.paint(v.rects...)
+	return result, errors.Join(v.paint(v.rects...), v.point())
 }
 
 // refresh stops painting and asks for a key frame, but not with every frame that needs one.
@@ -180,7 +179,7 @@ func (v *Viewer) Redraw() error {
 	if err := v.screen.Flush(b); err != nil {
 		return fmt.Errorf("show picture: %w", err)
 	}
-	return nil
+	return v.point()
 }
 
 // Bar paints the bar alone again, for a new delay. It does nothing before the first picture.
@@ -197,13 +196,24 @@ func (v *Viewer) Bar() error {
 
 // Pointer moves the mouse pointer to a place of the screen, held to the picture.
 func (v *Viewer) Pointer(x, y int) error {
-	to := image.Pt(min(max(x, v.area.Min.X), v.area.Max.X-1), min(max(y, v.area.Min.Y), v.area.Max.Y-1))
-	from := v.pointer
-	v.pointer = to
-	if !v.shown || v.stale || from == to {
-		return nil
+	v.pointer = image.Pt(min(max(x, v.area.Min.X), v.area.Max.X-1), min(max(y, v.area.Min.Y), v.area.Max.Y-1))
+	return v.point()
+}
+
+// point shows the pointer: none before the first picture. A bubble's shape stays inside the picture, and near what somebody
+// else draws the pointer is the box's arrow: no bubble may paint over the words of the box.
+func (v *Viewer) point() error {
+	c, clip := v.cursor, v.area
+	switch {
+	case !v.shown:
+		c = nil
+	case c.Bounds(v.pointer).Overlaps(v.mask):
+		c = v.arrow
 	}
-	return v.paint(v.cursor.Bounds(from), v.cursor.Bounds(to))
+	if err := v.screen.Point(c, v.pointer, clip); err != nil {
+		return fmt.Errorf("show pointer: %w", err)
+	}
+	return nil
 }
 
 // Mask leaves a rectangle of the screen to somebody else's drawing, such as a message over the picture; an empty one
@@ -214,7 +224,7 @@ func (v *Viewer) Mask(r image.Rectangle) error {
 	if !v.shown || v.stale {
 		return nil
 	}
-	return v.paint(without(old, r)...)
+	return errors.Join(v.paint(without(old, r)...), v.point())
 }
 
 // paint brings rectangles of the screen to the picture and flushes them.
@@ -232,7 +242,7 @@ func (v *Viewer) paint(rects ...image.Rectangle) error {
 	return nil
 }
 
-// draw puts the picture and the pointer over it into the screen's image, outside the mask. r lies in the area.
+// draw puts the picture into the screen's image, outside the mask. r lies in the area.
 func (v *Viewer) draw(r image.Rectangle) {
 	img := v.screen.Image()
 	pix, w, h := v.decoder.Pixels()
@@ -246,7 +256,6 @@ func (v *Viewer) draw(r image.Rectangle) {
 			from := ((y-v.area.Min.Y)*w + lit.Min.X - v.area.Min.X) * 4
 			copy(img.Row(y, lit.Min.X, lit.Max.X), pix[from:])
 		}
-		v.cursor.Draw(img, v.pointer, part)
 	}
 }
 

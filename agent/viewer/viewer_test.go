@@ -208,7 +208,7 @@ func TestDamagedFrameIsNotShownAndAsksOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRoom(t)
 		r.open(t, 1, blue)
-		shown := bytes.Clone(r.screen.Front().Pix)
+		shown, pointer := bytes.Clone(r.screen.Front().Pix), r.pointer
 		bad := r.frame(t, image.Rect(50, 50, 500, 300))
 		bad[len(bad)/2] ^= 0xff
 		require.Equal(t, Result{Refresh: true}, r.see(t, bad))
@@ -216,7 +216,8 @@ func TestDamagedFrameIsNotShownAndAsksOnce(t *testing.T) {
 		require.NoError(t, r.Pointer(200, 200))
 		require.NoError(t, r.Redraw())
 		require.NoError(t, r.Mask(image.Rectangle{}))
-		require.Equal(t, shown, r.screen.Front().Pix)
+		require.NoError(t, r.Pointer(pointer.X, pointer.Y))
+		require.True(t, bytes.Equal(shown, r.screen.Front().Pix), "the picture stands still under the pointer")
 		r.source.Key = true
 		require.Equal(t, Result{Decoded: true, N: 3}, r.see(t, r.frame(t)))
 		r.equal(t)
@@ -230,11 +231,15 @@ func TestMaskKeepsSomebodyElsesDrawing(t *testing.T) {
 	require.NoError(t, r.Mask(box))
 	r.screen.Image().Fill(box, 0xabcdef)
 	require.NoError(t, r.screen.Flush(box))
+	r.source.Cursor = &tile.Cursor{Width: 8, Height: 8, Pix: bytes.Repeat([]byte{0, 0, 255, 255}, 8*8)}
 	r.see(t, r.frame(t, image.Rect(0, 0, 900, 400)))
 	require.NoError(t, r.Pointer(300, 130))
 	for y := box.Min.Y; y < box.Max.Y; y++ {
-		require.Equal(t, byte(0xab), r.screen.Front().RGBAAt(300, y).R)
+		require.Equal(t, byte(0xab), r.screen.Front().RGBAAt(210, y).R)
 	}
+	require.NotEqual(t, byte(255), r.screen.Front().RGBAAt(301, 137).R, "a bubble's pointer does not paint over it: the box's arrow does")
+	require.NoError(t, r.Pointer(190, 95))
+	require.Equal(t, byte(255), r.screen.Front().RGBAAt(192, 97).R)
 	require.NoError(t, r.Mask(image.Rectangle{}))
 	r.equal(t)
 }
