@@ -12,6 +12,8 @@ import (
 	"slices"
 	"testing"
 
+	"sdbox/firmware/efivar"
+
 	"github.com/stretchr/testify/require"
 )
 
@@ -112,12 +114,12 @@ func (m *machine) bootable(slot Slot) bool {
 }
 
 func (m *machine) loaded(slot Slot) []byte {
-	m.variables["LoaderDevicePartUUID"+loaderVendor] = wide(guidText(m.Partition(slot).GUID))
+	m.variables["LoaderDevicePartUUID"+loaderVendor] = wide(m.Partition(slot).GUID.String())
 	return bytes.Clone(m.slots[slot])
 }
 
 func (m *machine) Partition(slot Slot) Partition {
-	return Partition{Number: uint32(slot) + 1, Start: 2048 + uint64(slot)*4096, Blocks: uint64(len(m.slots[slot]) / sectorSize), GUID: [16]byte{0: byte(slot), 15: 1}, Size: int64(len(m.slots[slot]))}
+	return Partition{Number: uint32(slot) + 1, Start: 2048 + uint64(slot)*4096, Blocks: uint64(len(m.slots[slot]) / sectorSize), GUID: efivar.GUID{0: byte(slot), 15: 1}, Size: int64(len(m.slots[slot]))}
 }
 
 func (m *machine) Read(slot Slot) (io.ReaderAt, io.Closer, error) {

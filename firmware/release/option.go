@@ -4,7 +4,6 @@ package release
 
 import (
 	"encoding/binary"
-	"encoding/hex"
 	"unicode/utf16"
 )
 
@@ -47,11 +46,4 @@ func narrow(b []byte) string {
 		out = append(out, binary.LittleEndian.Uint16(b))
 	}
 	return string(utf16.Decode(out))
-}
-
-// guidText writes a GUID of a partition table (UEFI 2.10, appendix A: the first three parts are little-endian).
-func guidText(g [16]byte) string {
-	g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7] = g[3], g[2], g[1], g[0], g[5], g[4], g[7], g[6]
-	h := hex.EncodeToString(g[:])
-	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
 }

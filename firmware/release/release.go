@@ -8,8 +8,7 @@
 //	sdbox release 1
 //	model qemu
 //	version 2026.11.24
-//	index 12
-//	minimum 10
+//	minimum 2026.11.20
 //	expires 2027-02-24T00:00:00Z
 //	image 9f64a747e1b97f131fabb6b447296c9b6f0201e79fb3c5356e6c77e89b6a806a 65011712
 //	uki 4bf5122f344554c53bde2ebb8cd2b7e3d1600ad631c385a5d7cce23c7785459a 33554432
@@ -17,7 +16,7 @@
 //	delta 2026.11.20 084fed08b978af4d7d196a7446a86b58009e636b611db16211b65a9aadff29c5 65011712 e52d9c508c502347344d8c07ad91cbd6068afc75ff6292f062a09ca381c89e71 196608
 //	pcr 4 0a9bc22b6e1f06ab0fa7bf1c4a2cd6ee8d6ee9e8a7d2b1d7b4a6b44c4e6c0a58
 //
-// index counts the releases of a model; minimum is the oldest index that may replace this one. image is the whole EFI system
+// minimum is the oldest version that may replace this one. image is the whole EFI system
 // partition, uki the one program in it; full and delta are the files a box fetches, a delta with the version and the image it
 // applies to. Hashes are SHA-256 in lower-case hexadecimal, sizes bytes.
 package release
@@ -28,6 +27,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -48,6 +48,28 @@ const (
 	sectorSize   = 512
 	maxRegisters = 24
 )
+
+// ParseVersion reads a version: 3 or 4 numbers from 0 to 9999, without leading zeros, with dots between them. A fourth that is missing
+// is 0.
+func ParseVersion(s string) ([4]int, error) {
+	var v [4]int
+	parts := strings.Split(s, ".")
+	for i, part := range parts {
+		n, err := strconv.Atoi(part)
+		if err != nil || n < 0 || n > 9999 || strconv.Itoa(n) != part || i == len(v) || len(parts) < 3 {
+			return v, fmt.Errorf("version %.40q: want year.month.day", s)
+		}
+		v[i] = n
+	}
+	return v, nil
+}
+
+// Compare orders versions by their numbers, negative when a is older than b. What is no version is older than all.
+func Compare(a, b string) int {
+	v, _ := ParseVersion(a)
+	w, _ := ParseVersion(b)
+	return slices.Compare(v[:], w[:])
+}
 
 var word = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{0,63}$`)
 
@@ -70,9 +92,8 @@ type Delta struct {
 // Release is what the holders of the release keys sign.
 type Release struct {
 	Model   string // hardware profile, 1 to 64 of a-z 0-9 . -
-	Version string // likewise
-	Index   uint32 // rises with each release of a model, from 1
-	Minimum uint32 // 1 to Index: a box that runs this release takes none older
+	Version string // year.month.day, and a further number where a day has two: 2026.11.24, 2026.11.24.2
+	Minimum string // at most Version: a box that runs this release takes none older
 	Expires time.Time
 	Image   Digest // the whole EFI system partition
 	UKI     Digest
@@ -84,8 +105,7 @@ type Release struct {
 // Text is the body of the note: one text for the same release, and parse's inverse.
 func (r Release) Text() ([]byte, error) {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "%s\nmodel %s\nversion %s\nindex %d\nminimum %d\nexpires %s\n", firstLine, r.Model, r.Version, r.Index, r.Minimum,
-		r.Expires.UTC().Format(time.RFC3339))
+	fmt.Fprintf(&b, "%s\nmodel %s\nversion %s\nminimum %s\nexpires %s\n", firstLine, r.Model, r.Version, r.Minimum, r.Expires.UTC().Format(time.RFC3339))
 	fmt.Fprintf(&b, "image %v\nuki %v\nfull %v\n", r.Image, r.UKI, r.Full)
 	for _, d := range r.Deltas {
 		fmt.Fprintf(&b, "delta %s %v %v\n", d.From, d.Base, d.File)
@@ -161,6 +181,13 @@ func (r *reader) word(key, s string) string {
 	return s
 }
 
+func (r *reader) version(key, s string) string {
+	if _, err := ParseVersion(s); err != nil {
+		r.fail("%s: %w", key, err)
+	}
+	return s
+}
+
 func (r *reader) number(key, s string, limit int64) int64 {
 	n, err := strconv.ParseInt(s, 10, 64)
 	if err != nil || n < 1 || n > limit || strconv.FormatInt(n, 10) != s {
@@ -193,7 +220,7 @@ func (r *reader) delta() Delta {
 		r.fail("delta: want version, hash and size of its base, hash and size")
 		return Delta{}
 	}
-	return Delta{r.word("delta", fields[0]), r.digest("delta", fields[1:3], MaxImage), r.digest("delta", fields[3:], MaxTransfer)}
+	return Delta{r.version("delta", fields[0]), r.digest("delta", fields[1:3], MaxImage), r.digest("delta", fields[3:], MaxTransfer)}
 }
 
 // parse is strict: the text of a Release, and no other.
@@ -206,9 +233,10 @@ func parse(text string) (Release, error) {
 	in := &reader{lines: strings.Split(body, "\n")}
 	var r Release
 	r.Model = in.word("model", in.value("model"))
-	r.Version = in.word("version", in.value("version"))
-	r.Index = uint32(in.number("index", in.value("index"), 1<<31))
-	r.Minimum = uint32(in.number("minimum", in.value("minimum"), int64(r.Index)))
+	r.Version = in.version("version", in.value("version"))
+	if r.Minimum = in.version("minimum", in.value("minimum")); in.err == nil && Compare(r.Minimum, r.Version) > 0 {
+		in.fail("minimum: %s is after %s", r.Minimum, r.Version)
+	}
 	r.Expires = in.moment("expires", in.value("expires"))
 	r.Image = in.digest("image", strings.Split(in.value("image"), " "), MaxImage)
 	if r.Image.Size%sectorSize != 0 {
@@ -266,21 +294,20 @@ var (
 type Running struct {
 	Model   string
 	Version string
-	Index   uint32
-	Minimum uint32
+	Minimum string // of what may replace it
 }
 
 // Check says whether a box may replace what it runs by this release: the same model, not expired, and neither the release nor its own
-// minimum below the minimum of what runs. So the minimum of a box never falls, whatever way it takes through old releases.
+// minimum older than the minimum of what runs. So the minimum of a box never falls, whatever way it takes through old releases.
 func (r Release) Check(running Running, now time.Time) error {
 	switch {
 	case r.Model != running.Model:
 		return fmt.Errorf("%w: %s, this box is %s", ErrModel, r.Model, running.Model)
 	case !now.Before(r.Expires):
 		return fmt.Errorf("%w: on %s", ErrExpired, r.Expires.Format(time.RFC3339))
-	case r.Minimum < running.Minimum || r.Index < running.Minimum:
-		return fmt.Errorf("%w: release %d (and from it on %d), this box %d", ErrOlder, r.Index, r.Minimum, running.Minimum)
-	case r.Version == running.Version && r.Index == running.Index:
+	case Compare(r.Version, running.Minimum) < 0 || Compare(r.Minimum, running.Minimum) < 0:
+		return fmt.Errorf("%w: release %s (and from it on %s), this box %s", ErrOlder, r.Version, r.Minimum, running.Minimum)
+	case r.Version == running.Version:
 		return ErrSame
 	}
 	return nil

@@ -4,17 +4,18 @@ package release
 
 import (
 	"bytes"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"sdbox/firmware/reference"
+
+	"github.com/stretchr/testify/require"
 )
 
 func sample() Release {
-	return Release{Model: "qemu", Version: "2026.11.24", Index: 12, Minimum: 10, Expires: time.Date(2027, 2, 24, 0, 0, 0, 0, time.UTC),
+	return Release{Model: "qemu", Version: "2026.11.24", Minimum: "2026.11.20", Expires: time.Date(2027, 2, 24, 0, 0, 0, 0, time.UTC),
 		Image: Digest{[32]byte{1}, 62 << 20}, UKI: Digest{[32]byte{2}, 30 << 20}, Full: Digest{[32]byte{3}, 12 << 20},
 		Deltas: []Delta{{"2026.11.20", Digest{[32]byte{4}, 62 << 20}, Digest{[32]byte{5}, 196608}}, {"2026.11.21", Digest{[32]byte{6}, 1}, Digest{[32]byte{7}, 1}}},
 		PCRs:   []reference.PCR{{Index: 4, Digest: [32]byte{8}}, {Index: 11, Digest: [32]byte{9}}}}
@@ -77,8 +78,8 @@ func TestReleaseOpensWithEnoughReleaseKeysOnly(t *testing.T) {
 // spoil is one replacement that makes a good text a bad one.
 func spoil() map[string]string {
 	return map[string]string{
-		"sdbox release 1": "sdbox release 2", "model qemu": "model Qemu", "version 2026.11.24\n": "version 2026.11.24 \n", "index 12": "index 012",
-		"minimum 10": "minimum 13", "minimum 10\n": "minimum 0\n", "2027-02-24T00:00:00Z": "2027-02-24T01:00:00+01:00", "expires 2027": "expires 27",
+		"sdbox release 1": "sdbox release 2", "model qemu": "model Qemu", "version 2026.11.24\n": "version 2026.11.24 \n", "version 2026.11": "version 2026.011",
+		"minimum 2026.11.20": "minimum 2026.11.24.1", "minimum 2026.11.20\n": "minimum 2026.11\n", "minimum 2026": "minimum 12026", "2027-02-24T00:00:00Z": "2027-02-24T01:00:00+01:00", "expires 2027": "expires 27",
 		"image 01": "image 0", "image 010": "image A10", " 65011712\nuki": " 65011713\nuki", " 65011712\nuki ": " 134217729\nuki ", " 31457280": " 65011713", " 12582912": "",
 		"full 03": "fill 03", "delta 2026.11.20 ": "delta 2026.11.21 ", "delta 2026.11.20": "delta", " 1 07": " 0 07", " 196608": " -1", "pcr 4 ": "pcr 11 ",
 		"pcr 4": "pcr 24", "pcr 11 09": "pcr 11 9", "pcr 11": "\npcr 11",
@@ -101,7 +102,7 @@ func TestOnlyTheOneTextOfAReleaseIsRead(t *testing.T) {
 	}
 	many := sample()
 	for i := range MaxDeltas + 1 {
-		many.Deltas = append(many.Deltas, Delta{"v" + string(rune('a'+i)), Digest{Size: 1}, Digest{Size: 1}})
+		many.Deltas = append(many.Deltas, Delta{fmt.Sprintf("2025.1.%d", i), Digest{Size: 1}, Digest{Size: 1}})
 	}
 	_, err = many.Text()
 	require.ErrorContains(t, err, "deltas")
@@ -112,23 +113,23 @@ func TestOnlyTheOneTextOfAReleaseIsRead(t *testing.T) {
 }
 
 func TestEachReasonNotToTakeAReleaseHasItsError(t *testing.T) {
-	runs := Running{Model: "qemu", Version: "2026.11.20", Index: 11, Minimum: 9}
+	runs := Running{Model: "qemu", Version: "2026.11.20", Minimum: "2026.9.9"}
 	now := time.Date(2026, 11, 25, 0, 0, 0, 0, time.UTC)
-	older := func(index, minimum uint32) func(*Release, *Running) {
-		return func(r *Release, _ *Running) { r.Index, r.Minimum = index, minimum }
+	older := func(version, minimum string) func(*Release, *Running) {
+		return func(r *Release, _ *Running) { r.Version, r.Minimum = version, minimum }
 	}
 	for name, c := range map[string]struct {
 		change func(*Release, *Running)
 		want   error
 	}{
-		"newer":                             {func(*Release, *Running) {}, nil},
-		"back to what is still allowed":     {older(9, 9), nil},
-		"older than the minimum":            {older(8, 8), ErrOlder},
-		"would let older ones in later":     {older(12, 8), ErrOlder},
-		"another model":                     {func(r *Release, _ *Running) { r.Model = "generic" }, ErrModel},
-		"expired this second":               {func(r *Release, _ *Running) { r.Expires = now }, ErrExpired},
-		"the same":                          {func(r *Release, u *Running) { u.Version, u.Index = r.Version, r.Index }, ErrSame},
-		"same version, built a second time": {func(r *Release, u *Running) { u.Version = r.Version }, nil},
+		"newer":                         {func(*Release, *Running) {}, nil},
+		"a second one of the day":       {older("2026.11.20.1", "2026.11.20"), nil},
+		"back to what is still allowed": {older("2026.9.9", "2026.9.9"), nil},
+		"older than the minimum":        {older("2026.9.8", "2026.9.8"), ErrOlder},
+		"would let older ones in later": {older("2026.11.24", "2026.8.30"), ErrOlder},
+		"another model":                 {func(r *Release, _ *Running) { r.Model = "generic" }, ErrModel},
+		"expired this second":           {func(r *Release, _ *Running) { r.Expires = now }, ErrExpired},
+		"the same":                      {older("2026.11.20", "2026.11.20"), ErrSame},
 	} {
 		r, u := sample(), runs
 		c.change(&r, &u)

@@ -10,6 +10,8 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+
+	"sdbox/firmware/efivar"
 )
 
 // Slot is one of the two EFI system partitions of a box's disk, each of which holds one whole system.
@@ -34,10 +36,10 @@ func (s Slot) other() Slot { return 1 - s }
 // Partition is where a slot lies, as its boot option has to say it.
 type Partition struct {
 	Number uint32
-	Start  uint64   // first block of the disk
-	Blocks uint64   // of the disk's own size
-	GUID   [16]byte // as in the partition table's bytes
-	Size   int64    // in bytes
+	Start  uint64 // first block of the disk
+	Blocks uint64 // of the disk's own size
+	GUID   efivar.GUID
+	Size   int64 // in bytes
 }
 
 // Store is the bytes of a slot. What has been written is on the disk when Sync returns, and ReadAt after it reads the disk.
@@ -57,8 +59,8 @@ type Disk interface {
 	Write(Slot) (Store, error)
 }
 
-// Variables are the firmware's variables, named "BootOrder-8be4df61-93ca-11d2-aa0d-00e098032b8c". A Write or Remove happens whole or
-// not at all, and is durable on return. Read of a variable that is not there fails with fs.ErrNotExist; Remove of one does nothing.
+// Variables are the firmware's, *efivar.Files on a machine. A Write or Remove happens whole or not at all, and is durable on return.
+// Read of a variable that is not there fails with fs.ErrNotExist; Remove of one does nothing.
 type Variables interface {
 	Read(name string) ([]byte, error)
 	Write(name string, data []byte) error
@@ -211,7 +213,7 @@ func (s *Slots) running() (Slot, error) {
 		return 0, err
 	}
 	for _, slot := range []Slot{A, B} {
-		if strings.EqualFold(narrow(uuid), guidText(s.disk.Partition(slot).GUID)) {
+		if strings.EqualFold(narrow(uuid), s.disk.Partition(slot).GUID.String()) {
 			return slot, nil
 		}
 	}
