@@ -10,10 +10,13 @@ import (
 	"io"
 	"path/filepath"
 	"strings"
+
+	"sdbox/agent/boot"
 )
 
 // command is one thing this program does. The flags are the standard library's: the other programs' (kong) find commands by the names
 // of methods, so that the linker must keep every method of every type, and this program goes over the line with each update of a box.
+// Without help it is PID 1's to give, and not shown.
 type command struct {
 	name, help string
 	run        func(ctx context.Context, config string, o output) error
@@ -25,6 +28,8 @@ func commands() []command {
 		{"run", "Live as an SD-Box until a signal comes.", live},
 		{"config check", "Say whether the configuration file is good.", check},
 		{"machine", "Print the name of this machine's TPM and what it has measured, for IT.", machine},
+		{string(boot.RoleAgent), "", box},
+		{string(boot.RoleCard), "", func(context.Context, string, output) error { return boot.RunCard() }},
 	}
 }
 
@@ -73,6 +78,9 @@ func wrongUse(err error) error { return &useError{err, "sdbox-agent --help lists
 func help(w io.Writer) {
 	fmt.Fprint(w, "Usage: sdbox-agent COMMAND [--config FILE]\n\nThe program an SD-Box runs.\n\n")
 	for _, c := range commands() {
+		if c.help == "" {
+			continue
+		}
 		fmt.Fprintf(w, "  %-14s%s\n", c.name, c.help)
 	}
 	fmt.Fprint(w, "\n  --config FILE Configuration file (/etc/sdbox/agent.toml).\n")

@@ -3,6 +3,8 @@
 // Command sdbox-agent is the one program an SD-Box runs: it proves the machine, opens the tunnel, logs a person in and shows the
 // desktop of a bubble.
 //
+// As the first process of a machine it is package boot, which starts it again as the roles of a box.
+//
 // Exit codes: 0 stopped in peace; 1 failed; 2 wrong use, configuration or hardware.
 package main
 
@@ -15,9 +17,15 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"sdbox/agent/boot"
 )
 
 func main() {
+	if os.Getpid() == 1 && os.Args[0] == "/init" { // the kernel of a box
+		boot.Main()
+		return // and the kernel starts again
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()

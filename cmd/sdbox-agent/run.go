@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"sdbox/agent"
+	"sdbox/agent/boot"
 	"sdbox/agent/keys"
 	"sdbox/agent/screen"
 	"sdbox/cmd/internal/settings"
@@ -46,9 +47,9 @@ type config struct {
 
 type hardware struct {
 	TPM    string `toml:"tpm"`    // "/dev/tpmrm0" or "unix:PATH"
-	Screen string `toml:"screen"` // "file:PATH"
+	Screen string `toml:"screen"` // "drm", in a box's own system, or "file:PATH"
 	Keys   string `toml:"keys"`   // "evdev" or "unix:PATH"
-	Finger string `toml:"finger"` // "unix:PATH"
+	Finger string `toml:"finger"` // "unix:PATH" or "port:NAME", a virtual machine's serial port
 }
 
 type size struct {
@@ -93,7 +94,7 @@ func (c *config) check() error {
 		return fmt.Errorf("language %.20q: want fr or en", c.Language)
 	}
 	for key, spec := range map[string]string{"tpm": c.Hardware.TPM, "screen": c.Hardware.Screen, "keys": c.Hardware.Keys, "finger": c.Hardware.Finger} {
-		simulated := strings.HasPrefix(spec, "unix:") || strings.HasPrefix(spec, "file:")
+		simulated := strings.HasPrefix(spec, "unix:") || strings.HasPrefix(spec, "file:") || strings.HasPrefix(spec, "port:")
 		if simulated && domain != ident.Lab {
 			return fmt.Errorf("hardware.%s = %.80q: simulated hardware is refused outside the domain %q", key, spec, ident.Lab)
 		}
@@ -104,47 +105,72 @@ func (c *config) check() error {
 	return nil
 }
 
-// live is a box's life; it ends with ctx.
+// live is the life of a box that is one process of another system; it ends with ctx.
 func live(ctx context.Context, config string, o output) error {
 	c, err := readConfig(config)
 	if err != nil {
 		return err
 	}
+	path, isFile := strings.CutPrefix(c.Hardware.Screen, "file:")
+	if !isFile {
+		return &useError{fmt.Errorf("hardware.screen = %.80q: only a box's own system opens a display", c.Hardware.Screen), hintScreen}
+	}
+	display, err := screen.OpenFile(path, c.Screen.Width, c.Screen.Height)
+	if err != nil {
+		return &useError{err, hintScreen}
+	}
+	chip, err := tpm.Open(c.Hardware.TPM)
+	if err != nil {
+		return &useError{errors.Join(err, display.Close()), hintTPM}
+	}
+	defer chip.Close()
+	return c.live(ctx, o, parts{tpm: chip, screen: display})
+}
+
+// parts are what a box is made of beside its configuration.
+type parts struct {
+	tpm    *tpm.TPM
+	screen screen.Screen // the agent's to close
+	boot   *boot.Client  // nil without a system of its own
+	kept   []byte        // by it, of the agent before this one
+}
+
+func (c *config) live(ctx context.Context, o output, p parts) error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
 	log := slog.New(slog.NewJSONHandler(o.log, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	root, err := readRoot(c.Root)
 	if err != nil {
-		return err
-	}
-	chip, err := tpm.Open(c.Hardware.TPM)
-	if err != nil {
-		return &useError{err, hintTPM}
-	}
-	defer chip.Close()
-	path, _ := strings.CutPrefix(c.Hardware.Screen, "file:")
-	display, err := screen.OpenFile(path, c.Screen.Width, c.Screen.Height)
-	if err != nil {
-		return &useError{err, hintScreen}
+		return errors.Join(err, p.screen.Close())
 	}
 	input, err := keys.Open(c.Hardware.Keys)
 	if err != nil {
-		return &useError{errors.Join(err, display.Close()), hintKeys}
+		return &useError{errors.Join(err, p.screen.Close()), hintKeys}
 	}
-	sensor, _ := strings.CutPrefix(c.Hardware.Finger, "unix:")
 	cards := pcsc.NewWatcher(log)
 	a, err := agent.New(agent.Config{
 		Domain: c.Domain, Gateways: c.Gateway, GatewayName: c.GatewayName, Root: root, Language: refusal.Lang(c.Language), Support: c.Support,
-		Layout: c.Layout, TPM: chip, Screen: display, Keys: input, Cards: agent.PCSC(cards), Finger: finger.Unix(sensor), Log: log,
+		Layout: c.Layout, TPM: p.tpm, Screen: p.screen, Keys: input, Cards: agent.PCSC(cards), Finger: c.sensor(), Log: log,
+		Boot: p.boot, Kept: p.kept,
 	})
 	if err != nil {
-		return errors.Join(err, display.Close())
+		return errors.Join(err, p.screen.Close())
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return stopped(ctx, cards.Run(ctx)) })
+	g.Go(func() error { return p.boot.Run(ctx) })
 	g.Go(func() error { return a.Run(ctx) })
 	return g.Wait()
+}
+
+// sensor returns where fingers come from.
+func (c *config) sensor() func(context.Context) (finger.Template, error) {
+	if name, isPort := strings.CutPrefix(c.Hardware.Finger, "port:"); isPort {
+		return finger.Port(func() (string, error) { return boot.FindPort("/sys", "/dev", name) })
+	}
+	path, _ := strings.CutPrefix(c.Hardware.Finger, "unix:")
+	return finger.Unix(path)
 }
 
 // stopped takes the end that was asked for as no error.

@@ -1,0 +1,406 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package boot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"sdbox/agent/kiosk"
+	"sdbox/internal/refusal"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// machine is PID 1 of a running box. Its loop owns all that is not said to be another's.
+type machine struct {
+	settings Settings
+	sink     *sink
+	log      *slog.Logger
+	nursery  *nursery
+
+	// owned by the loop
+	safe     *safe // nil while there is no display
+	watchdog *watchdog
+	outlet   bool // the sink has where to go
+	agent    *talk
+	running  map[Role]*child
+	records  map[Role]*record
+	kept     []byte           // of the agent, for the one after it
+	told     map[string]Event // the newest of each kind, for an agent that comes later
+
+	requests chan heard
+	again    chan Role // a role's wait is over
+	looks    chan struct{}
+	events   chan Event // of the rooms beside the loop, for the agent
+	hardened chan error
+}
+
+// talk is PID 1's end of one agent's socket.
+type talk struct {
+	conn   *net.UnixConn
+	child  *child
+	beat   time.Time
+	beaten bool
+}
+
+// heard is a request of an agent; of one that is no longer the agent it is dropped. An err ends the conversation.
+type heard struct {
+	from   *talk
+	packet packet[request]
+	err    error
+}
+
+// errRestart is the end of PID 1's loop that starts the machine again.
+var errRestart = errors.New("start again")
+
+// live is PID 1 from the first module to the end of the machine.
+func (m *machine) live(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	m.running, m.records, m.told = map[Role]*child{}, map[Role]*record{}, map[string]Event{}
+	m.requests, m.again, m.events = make(chan heard), make(chan Role), make(chan Event, 16)
+	m.looks, m.hardened = make(chan struct{}, 1), make(chan error, 1)
+	ended := make(chan os.Signal, 1)
+	signal.Notify(ended, syscall.SIGCHLD)
+	var beside errgroup.Group
+	if err := m.beginDevices(ctx, &beside); err != nil {
+		return err
+	}
+	beside.Go(func() error {
+		err := m.loadModules(ctx, m.lookSoon)
+		if err == nil {
+			m.step("modules")
+			err = m.harden()
+		}
+		m.hardened <- err
+		return nil
+	})
+	err := m.loop(ctx, ended)
+	m.cover(kiosk.Boot{})
+	return err
+}
+
+// beginDevices listens to the kernel's devices, from before the first module on.
+func (m *machine) beginDevices(ctx context.Context, beside *errgroup.Group) error {
+	trouble := func(t Trouble) { m.say(ctx, Event{Trouble: &t}) }
+	d, err := openDevices(m.log, m.settings.USB, trouble, m.lookSoon)
+	if err != nil {
+		return err
+	}
+	beside.Go(func() error { return d.run(ctx) })
+	return nil
+}
+
+// say has the loop tell the agent something. Rooms beside the loop call it.
+func (m *machine) say(ctx context.Context, e Event) {
+	select {
+	case m.events <- e:
+	case <-ctx.Done():
+	}
+}
+
+// lookSoon has the loop look for devices that it can take into use.
+func (m *machine) lookSoon() {
+	select {
+	case m.looks <- struct{}{}:
+	default: // it will
+	}
+}
+
+// loop is where everything happens after the first steps.
+func (m *machine) loop(ctx context.Context, ended <-chan os.Signal) error {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		var err error
+		select {
+		case <-ended:
+			for _, e := range m.nursery.reap() {
+				err = errors.Join(err, m.onExit(ctx, e))
+			}
+		case err = <-m.hardened:
+			if err != nil {
+				err = fmt.Errorf("harden: %w", err)
+				break
+			}
+			err = m.people(ctx) // without a display, too: it may come
+		case <-m.looks:
+			err = m.look(ctx)
+		case role := <-m.again:
+			err = m.start(ctx, role)
+		case h := <-m.requests:
+			err = m.onRequest(h)
+		case e := <-m.events:
+			m.tell(e)
+		case now := <-tick.C:
+			err = m.onTick(ctx, now)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// people starts what a person at the box needs. The first screen goes before: on one processor, whoever runs beside makes it late.
+func (m *machine) people(ctx context.Context) error {
+	return errors.Join(m.start(ctx, RoleAgent), m.start(ctx, RoleCard))
+}
+
+// look takes into use what has appeared: where the log goes, the display, the watchdog. What is there is looked at, not what was told
+// of it: a telling can be lost.
+func (m *machine) look(ctx context.Context) error {
+	m.openOutlet()
+	if m.safe == nil {
+		s, err := openSafe(adapter, refusal.English)
+		switch {
+		case err == nil:
+			m.safe = s
+			m.step("first screen")
+			if m.agent != nil { // it runs without one
+				m.nursery.end(m.agent.child, unix.SIGTERM)
+			}
+			if err := m.people(ctx); err != nil {
+				return err
+			}
+		case !errors.Is(err, os.ErrNotExist):
+			m.log.Warn("display", "err", err)
+		}
+	}
+	if m.watchdog == nil && m.settings.Watchdog.Seconds > 0 {
+		w, err := openWatchdog("/dev/watchdog", m.settings.Watchdog.Seconds)
+		switch {
+		case err == nil:
+			m.watchdog = w
+			m.step("watchdog")
+		case !errors.Is(err, os.ErrNotExist):
+			m.log.Warn("watchdog", "err", err)
+		}
+	}
+	return nil
+}
+
+// openOutlet gives the log where to go, once it is there.
+func (m *machine) openOutlet() {
+	if m.outlet || m.settings.Events == "" {
+		return
+	}
+	path := "/dev/console"
+	if name, isPort := strings.CutPrefix(m.settings.Events, portPrefix); isPort {
+		var err error
+		if path, err = FindPort("/sys", "/dev", name); err != nil {
+			return
+		}
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_NOCTTY, 0)
+	if err != nil {
+		return
+	}
+	m.outlet = true
+	m.sink.drain(f)
+	m.step("events")
+}
+
+// onTick feeds the watchdog: it is alive as long as this loop is. An agent whose loop is not is ended.
+func (m *machine) onTick(ctx context.Context, now time.Time) error {
+	if m.watchdog != nil {
+		if err := m.watchdog.feed(); err != nil {
+			return err
+		}
+	}
+	if a := m.agent; a != nil && now.Sub(a.beat) > map[bool]time.Duration{false: agentStart, true: agentQuiet}[a.beaten] {
+		m.log.Warn("the agent stands still", "pid", a.child.pid)
+		m.nursery.end(a.child, unix.SIGKILL)
+	}
+	return m.look(ctx)
+}
+
+// onExit starts a role again that has ended, by its rule.
+func (m *machine) onExit(ctx context.Context, e exit) error {
+	row := rules()[e.role]
+	delete(m.running, e.role)
+	m.log.Warn("ended", "role", string(e.role), "how", e.String(), "lived_ms", e.lived.Milliseconds())
+	if e.role == RoleAgent && m.agent != nil {
+		m.agent.conn.Close()
+		m.agent = nil
+	}
+	if row.cover {
+		m.cover(kiosk.Boot{})
+	}
+	r := m.records[e.role]
+	if r == nil {
+		r = &record{}
+		m.records[e.role] = r
+	}
+	wait, reboot := r.ended(row, time.Now())
+	if reboot {
+		return fmt.Errorf("%s ended %d times in %v: %w", e.role, row.most, row.within, errRestart)
+	}
+	m.startAfter(ctx, e.role, wait)
+	return nil
+}
+
+// startAfter has the loop start a role when a wait is over.
+func (m *machine) startAfter(ctx context.Context, role Role, wait time.Duration) {
+	time.AfterFunc(wait, func() {
+		select {
+		case m.again <- role:
+		case <-ctx.Done():
+		}
+	})
+}
+
+// cover draws the safe screen over whatever stands there.
+func (m *machine) cover(v kiosk.View) {
+	if m.safe == nil {
+		return
+	}
+	if err := m.safe.show(v); err != nil {
+		m.log.Warn("safe screen", "err", err)
+	}
+}
+
+// start starts a role. The agent gets the display and a socket to ask PID 1 by.
+func (m *machine) start(ctx context.Context, role Role) error {
+	if m.running[role] != nil {
+		return nil // or a wait for it is under way
+	}
+	if role == RoleAgent {
+		return m.startAgent(ctx)
+	}
+	c, err := m.nursery.start(roleSpecs()[role])
+	if err != nil {
+		return err
+	}
+	m.running[role] = c
+	m.step("started " + string(role))
+	return nil
+}
+
+func (m *machine) startAgent(ctx context.Context) error {
+	own, theirs, err := socketPair()
+	if err != nil {
+		return err
+	}
+	defer theirs.Close()
+	c, err := m.nursery.start(roleSpecs()[RoleAgent], theirs)
+	if err != nil {
+		return errors.Join(err, own.Close())
+	}
+	t := &talk{conn: own, child: c, beat: time.Now()}
+	m.running[RoleAgent], m.agent = c, t
+	m.step("started agent")
+	go m.listen(ctx, t) // ends with the socket, which onExit closes
+	start := Event{Start: &Start{Kept: m.kept}}
+	if m.safe != nil {
+		g, f := m.safe.hand()
+		start.Start.Screen = g
+		start.Files = []*os.File{f}
+	}
+	m.tell(start)
+	for _, e := range m.told {
+		m.tell(e)
+	}
+	return nil
+}
+
+// listen hands the loop what one agent asks.
+func (m *machine) listen(ctx context.Context, t *talk) {
+	for {
+		h := heard{from: t}
+		h.packet, h.err = receive[request](t.conn)
+		select {
+		case m.requests <- h:
+		case <-ctx.Done():
+			closeAll(h.packet.files)
+			return
+		}
+		if h.err != nil {
+			return
+		}
+	}
+}
+
+// socketPair makes two ends of a socket that keeps messages apart.
+func socketPair() (own *net.UnixConn, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("socket of the agent: %w", err)
+	}
+	theirs = os.NewFile(uintptr(fds[1]), "agent")
+	f := os.NewFile(uintptr(fds[0]), "boot")
+	defer f.Close()
+	if own, err = packetConn(f); err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("socket of the agent: %w", err), theirs.Close())
+	}
+	return own, theirs, nil
+}
+
+// tell says something to the agent, and remembers it for the next. An agent that does not take what it is told stands still, and is
+// found by its beat.
+func (m *machine) tell(e Event) {
+	switch kind := e.kind(); {
+	case kind == "":
+	case e.Trouble != nil && e.Trouble.Over:
+		delete(m.told, kind)
+	default:
+		m.told[kind] = e
+	}
+	if m.agent == nil {
+		return
+	}
+	_ = m.agent.conn.SetWriteDeadline(time.Now().Add(lookEvery))
+	if err := send(m.agent.conn, e, e.Files...); err != nil {
+		m.log.Warn("agent is not told", "err", err)
+	}
+}
+
+// kind names what a later agent must be told again: of each kind the newest.
+func (e Event) kind() string {
+	switch {
+	case e.Network != nil:
+		return "network"
+	case e.Site != nil:
+		return "site"
+	case e.Trouble != nil:
+		return "trouble " + e.Trouble.Refusal.Error()
+	case e.Update != nil:
+		return "update"
+	}
+	return ""
+}
+
+// onRequest does what the agent asks.
+func (m *machine) onRequest(h heard) error {
+	defer closeAll(h.packet.files)
+	if h.from != m.agent {
+		return nil
+	}
+	r := h.packet.message
+	switch {
+	case errors.Is(h.err, io.EOF):
+	case h.err != nil:
+		m.log.Warn("the agent speaks against the rules", "err", h.err)
+		m.nursery.end(h.from.child, unix.SIGKILL)
+	case r.Beat:
+		h.from.beat, h.from.beaten = time.Now(), true
+	case r.Keep != nil && len(*r.Keep) > maxKept:
+		m.log.Warn("the agent asks too much to be kept", "bytes", len(*r.Keep))
+	case r.Keep != nil:
+		clear(m.kept)
+		m.kept = *r.Keep
+	case r.Reboot != "":
+		return fmt.Errorf("the agent asks: %.200q: %w", r.Reboot, errRestart)
+	}
+	return nil
+}
