@@ -47,6 +47,7 @@ type Config struct {
 	Support     string         // whom to call, until the gateway says
 	Layout      string         // keyboard layout of this box, for the bubble: "fr", "us"
 	TPM         *tpm.TPM
+	EventLog    string // file of what the firmware measured
 	Screen      screen.Screen
 	Keys        keys.Source
 	Cards       Cards

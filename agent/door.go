@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"sdbox/firmware/eventlog"
 	"sdbox/internal/line"
 	"sdbox/internal/wire"
 
@@ -133,6 +134,16 @@ func ask[M wire.Message](d *door, m wire.Message) (M, error) {
 	default:
 		return zero, fmt.Errorf("%w: %T in answer to %T", wire.ErrGrammar, reply, m)
 	}
+}
+
+// eventLog reads what this boot measured. A machine without a log, or with one that is none, is the gateway's to judge.
+func (l *link) eventLog() *eventlog.Log {
+	log, err := eventlog.Read(l.cfg.EventLog)
+	if err != nil {
+		l.log.Warn("no event log", "err", err)
+		return nil
+	}
+	return log
 }
 
 func sum(b []byte) []byte {

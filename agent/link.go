@@ -314,7 +314,7 @@ func (l *link) attest(ctx context.Context, address string, certificate *tls.Cert
 		GatewaySPKI: d.gateway.RawSubjectPublicKeyInfo,
 		TunnelKey:   l.public,
 		Exporter:    d.exporter,
-	}, l.previous)
+	}, l.previous, l.eventLog())
 	if err != nil {
 		return nil, facts{}, err
 	}

@@ -93,7 +93,7 @@ func run(t *testing.T, conf Config) (*Gateway, func()) {
 func note(t *testing.T, release string, registers ...uint8) []byte {
 	boot, err := tpmsim.RecordedBoot()
 	require.NoError(t, err)
-	predicted := tpmsim.Predict(boot)
+	predicted := boot.Replay()
 	values := reference.Values{Name: "lab", Version: "1"}
 	for _, r := range registers {
 		values.PCRs = append(values.PCRs, reference.PCR{Index: r, Digest: predicted[r]})
@@ -134,7 +134,7 @@ func box(t *testing.T, g *Gateway) *tunnel.Box {
 	exporter, err := cs.ExportKeyingMaterial(wire.ExporterLabel, nil, 32)
 	require.NoError(t, err)
 	nonce := ask(&wire.NonceRequest{}).(*wire.Nonce).Nonce
-	evidence, err := attest.Make(chip, attest.Binding{Nonce: nonce, GatewaySPKI: cs.PeerCertificates[0].RawSubjectPublicKeyInfo, TunnelKey: public, Exporter: exporter}, nil)
+	evidence, err := attest.Make(chip, attest.Binding{Nonce: nonce, GatewaySPKI: cs.PeerCertificates[0].RawSubjectPublicKeyInfo, TunnelKey: public, Exporter: exporter}, nil, nil)
 	require.NoError(t, err)
 	lease, ok := ask(evidence).(*wire.Lease)
 	require.True(t, ok)

@@ -8,7 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
+	"sdbox/firmware/eventlog"
+	"sdbox/firmware/reference"
 	"sdbox/internal/attest"
 	"sdbox/internal/tpm"
 )
@@ -45,7 +48,7 @@ func check(_ context.Context, config string, o output) error {
 }
 
 // machine asks the TPM which machine this is and what it has measured since it was switched on. Of the configuration only hardware.tpm
-// is used.
+// and hardware.eventlog are used.
 func machine(_ context.Context, config string, o output) (err error) {
 	c, err := readConfig(config)
 	if err != nil {
@@ -71,6 +74,31 @@ func machine(_ context.Context, config string, o output) (err error) {
 	fmt.Fprintf(o.out, "ek %x\n", hash)
 	for _, r := range registers {
 		fmt.Fprintf(o.out, "pcr %d %x\n", r.Index, r.Digest)
+	}
+	return printEvents(c.Hardware.Log, registers, o)
+}
+
+// printEvents prints what the firmware measured, without what a machine's boot entries add: by that machines of a model are known.
+// A log that does not give the registers explains nothing: it is left out.
+func printEvents(path string, registers []tpm.PCR, o output) error {
+	log, err := eventlog.Read(path)
+	if err != nil {
+		fmt.Fprintf(o.log, "hint: registers without their events: %v\n", err)
+		return nil
+	}
+	values := log.Replay()
+	for _, r := range registers {
+		if slices.Contains(reference.ByEvents(), r.Index) && values[r.Index] != r.Digest {
+			fmt.Fprintf(o.log, "hint: registers without their events: %s is another boot's, register %d would be %x by it\n", path, r.Index, values[r.Index])
+			return nil
+		}
+	}
+	for _, register := range reference.ByEvents() {
+		for _, e := range log.Of(register) {
+			if !e.BootVariable() {
+				fmt.Fprintf(o.out, "%s %s\n", reference.EventLine(register, reference.Event{Type: e.Type, Digest: e.Digest}), e)
+			}
+		}
 	}
 	return nil
 }

@@ -31,6 +31,9 @@ import (
 // collector nothing to look at.
 const gcPercent = 30
 
+// linuxLog is where Linux shows what the firmware measured.
+const linuxLog = "/sys/kernel/security/tpm0/binary_bios_measurements"
+
 // config is agent.toml. Relative paths count from the file.
 type config struct {
 	Domain      string   `toml:"domain"`
@@ -46,10 +49,11 @@ type config struct {
 }
 
 type hardware struct {
-	TPM    string `toml:"tpm"`    // "/dev/tpmrm0" or "unix:PATH"
-	Screen string `toml:"screen"` // "drm", in a box's own system, or "file:PATH"
-	Keys   string `toml:"keys"`   // "evdev" or "unix:PATH"
-	Finger string `toml:"finger"` // "unix:PATH" or "port:NAME", a virtual machine's serial port
+	TPM    string `toml:"tpm"`      // "/dev/tpmrm0" or "unix:PATH"
+	Log    string `toml:"eventlog"` // file of what the firmware measured
+	Screen string `toml:"screen"`   // "drm", in a box's own system, or "file:PATH"
+	Keys   string `toml:"keys"`     // "evdev" or "unix:PATH"
+	Finger string `toml:"finger"`   // "unix:PATH" or "port:NAME", a virtual machine's serial port
 }
 
 type size struct {
@@ -59,7 +63,7 @@ type size struct {
 
 // readConfig reads and checks agent.toml; an unknown key is an error.
 func readConfig(path string) (*config, error) {
-	c := &config{State: "/var/lib/sdbox/agent", Language: "en", Layout: "us", Screen: size{1920, 1080}}
+	c := &config{State: "/var/lib/sdbox/agent", Language: "en", Layout: "us", Screen: size{1920, 1080}, Hardware: hardware{Log: linuxLog}}
 	if err := settings.Read(path, c); err != nil {
 		return nil, &useError{err, settings.Hint(err, "name one with --config; README.md, Run it for real, shows one", hintConfig)}
 	}
@@ -151,7 +155,7 @@ func (c *config) live(ctx context.Context, o output, p parts) error {
 	cards := pcsc.NewWatcher(log)
 	a, err := agent.New(agent.Config{
 		Domain: c.Domain, Gateways: c.Gateway, GatewayName: c.GatewayName, Root: root, Language: refusal.Lang(c.Language), Support: c.Support,
-		Layout: c.Layout, TPM: p.tpm, Screen: p.screen, Keys: input, Cards: agent.PCSC(cards), Finger: c.sensor(), Log: log,
+		Layout: c.Layout, TPM: p.tpm, EventLog: c.Hardware.Log, Screen: p.screen, Keys: input, Cards: agent.PCSC(cards), Finger: c.sensor(), Log: log,
 		Boot: p.boot, Kept: p.kept,
 	})
 	if err != nil {

@@ -147,6 +147,7 @@ func FuzzMeasured(f *testing.F) {
 	digest := strings.Repeat("ab", 32)
 	for _, seed := range []string{
 		"ek " + digest + "\npcr 0 " + digest + "\npcr 23 " + digest + "\n", "pcr 24 " + digest, "pcr x " + digest, "pcr 1 ab", "pcr 1 " + digest + " more", "", "ek x",
+		"pcr 2 " + digest + "\nevent 2 0x00000004 " + digest + " EV_SEPARATOR\n", "event 2 0x00000004 " + digest, "pcr 2 " + digest + "\nevent 2 4 " + digest,
 		strings.Repeat("p", maxMeasured+1), strings.Repeat("p", maxMeasured),
 	} {
 		f.Add([]byte(seed))

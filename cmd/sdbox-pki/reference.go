@@ -5,12 +5,14 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -18,7 +20,7 @@ import (
 )
 
 // maxMeasured is the longest file of measured registers taken, in bytes.
-const maxMeasured = 16 << 10
+const maxMeasured = 64 << 10
 
 type referenceCmd struct {
 	Key  releaseKeyCmd `cmd:"" help:"Make a release key; its secret half belongs on a machine without a network."`
@@ -95,8 +97,9 @@ func (c *signCmd) Run(out io.Writer) error {
 	return nil
 }
 
-// parseMeasured reads lines "pcr NUMBER DIGEST" in rising order; the line "ek DIGEST", which names the machine, is passed over. The
-// signer looks at every other line as an error: what is signed must be what was meant.
+// parseMeasured reads lines "pcr NUMBER DIGEST" in rising order, then lines "event NUMBER TYPE DIGEST" with words for people behind:
+// a register that has some is judged by them, and no more by its value. The line "ek DIGEST", which names the machine, is passed
+// over. The signer looks at every other line as an error: what is signed must be what was meant.
 func parseMeasured(text []byte) ([]reference.PCR, error) {
 	if len(text) > maxMeasured {
 		return nil, fmt.Errorf("over %d bytes", maxMeasured)
@@ -105,7 +108,16 @@ func parseMeasured(text []byte) ([]reference.PCR, error) {
 	lines := bufio.NewScanner(bytes.NewReader(text))
 	for n := 1; lines.Scan(); n++ {
 		fields := strings.Fields(lines.Text())
-		if len(fields) == 2 && fields[0] == "ek" {
+		switch {
+		case len(fields) == 2 && fields[0] == "ek":
+			continue
+		case len(fields) >= 4 && fields[0] == "event":
+			register, e, err := reference.ParseEvent(strings.Join(fields[:4], " "))
+			i := slices.IndexFunc(list, func(p reference.PCR) bool { return p.Index == register })
+			if err != nil || i < 0 {
+				return nil, fmt.Errorf("line %d: %w", n, cmp.Or(err, errors.New("an event of a register that has no line pcr before it")))
+			}
+			list[i].Digest, list[i].Events = [32]byte{}, append(list[i].Events, e)
 			continue
 		}
 		if len(fields) != 3 || fields[0] != "pcr" {

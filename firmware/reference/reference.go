@@ -11,7 +11,12 @@
 //	pcr 0 eaa650ae9b6b9c6d0ef4fab4dda3af9769f23c839ca3c98307a7a84831cbb472
 //	pcr 1 b23562cf074785483c8a20350d1a3246ab26ab6f2dd1bc1be1c3f538e66a1380
 //
-// with one line for each register, in rising order, SHA-256 in lower-case hexadecimal.
+// with one line for each register, in rising order, SHA-256 in lower-case hexadecimal. A register of the firmware may have, in place
+// of its one value, the events that must be in it, in order, each with its type:
+//
+//	event 2 0x00000004 df3f619804a92fdb4057192dc43dd748ea778adc52bc498ce80524c014b81119
+//
+// What a machine's own list of boot entries adds to register 1 may then vary.
 package reference
 
 import (
@@ -43,13 +48,14 @@ var word = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{0,63}$`)
 // ErrUnsigned is wrapped by Open when fewer release keys than the threshold signed.
 var ErrUnsigned = errors.New("not signed by enough release keys")
 
-// PCR is the one good value of a register.
+// PCR is what a register must hold: one value, or what exactly these events leave in it beside boot variables.
 type PCR struct {
 	Index  uint8
-	Digest [32]byte
+	Digest [32]byte // zero if there are events
+	Events []Event  // of a register judged by events, in order
 }
 
-// String is the register's line in a note.
+// String is the line in a note of a register that has one value.
 func (p PCR) String() string { return fmt.Sprintf("pcr %d %x", p.Index, p.Digest) }
 
 // Values are the reference values of one image on one firmware.
@@ -62,13 +68,13 @@ type Values struct {
 // String returns name and version, as a person reads them.
 func (v Values) String() string { return v.Name + " " + v.Version }
 
-// Lookup returns the good value of a register, if there is one.
-func (v Values) Lookup(index uint8) ([32]byte, bool) {
+// Lookup returns what a register must hold, if the reference says.
+func (v Values) Lookup(index uint8) (PCR, bool) {
 	i, found := slices.BinarySearchFunc(v.PCRs, index, func(p PCR, index uint8) int { return int(p.Index) - int(index) })
 	if !found {
-		return [32]byte{}, false
+		return PCR{}, false
 	}
-	return v.PCRs[i].Digest, true
+	return v.PCRs[i], true
 }
 
 // Text is the body of the note: one text for the same values, and Parse's inverse.
@@ -76,7 +82,7 @@ func (v Values) Text() ([]byte, error) {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%s\nname %s\nversion %s\n", firstLine, v.Name, v.Version)
 	for _, p := range v.PCRs {
-		fmt.Fprintln(&b, p)
+		b.WriteString(p.text())
 	}
 	if _, err := parse(b.String()); err != nil {
 		return nil, fmt.Errorf("write reference values: %w", err)
@@ -97,19 +103,10 @@ func parse(text string) (Values, error) {
 	if !hasName || !hasVersion || !word.MatchString(v.Name) || !word.MatchString(v.Version) {
 		return Values{}, errors.New("name and version: want 1 to 64 letters a-z, digits, dots and hyphens")
 	}
-	registers := lines[3 : len(lines)-1]
-	if len(registers) > maxRegisters {
-		return Values{}, fmt.Errorf("%d registers, limit %d", len(registers), maxRegisters)
-	}
-	for _, line := range registers {
-		p, err := ParsePCR(line)
-		if err != nil {
+	for _, line := range lines[3 : len(lines)-1] { // at most MaxNote bytes
+		if err := v.add(line); err != nil {
 			return Values{}, err
 		}
-		if n := len(v.PCRs); n > 0 && v.PCRs[n-1].Index >= p.Index {
-			return Values{}, fmt.Errorf("register %d is not in rising order", p.Index)
-		}
-		v.PCRs = append(v.PCRs, p)
 	}
 	return v, nil
 }

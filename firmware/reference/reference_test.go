@@ -13,7 +13,8 @@ import (
 )
 
 func sample() Values {
-	return Values{Name: "lab-qemu", Version: "2026.11.24", PCRs: []PCR{{0, [32]byte{1}}, {4, [32]byte{2}}, {23, [32]byte{3}}}}
+	return Values{Name: "lab-qemu", Version: "2026.11.24", PCRs: []PCR{
+		{Index: 0, Digest: [32]byte{1}}, {Index: 2, Events: []Event{{4, [32]byte{5}}, {0x80000004, [32]byte{6}}}}, {Index: 4, Digest: [32]byte{2}}, {Index: 23, Digest: [32]byte{3}}}}
 }
 
 type pair struct{ secret, public string }
@@ -42,7 +43,7 @@ func TestValuesOpenWithEnoughReleaseKeysOnly(t *testing.T) {
 	require.Equal(t, "lab-qemu 2026.11.24", got.String())
 	digest, found := got.Lookup(4)
 	require.True(t, found)
-	require.Equal(t, [32]byte{2}, digest)
+	require.Equal(t, [32]byte{2}, digest.Digest)
 	_, found = got.Lookup(5)
 	require.False(t, found)
 
@@ -131,6 +132,15 @@ func TestChangedOrUnreadableValuesAreRefused(t *testing.T) {
 		head + "pcr 1 " + zero + "\npcr 1 " + zero + "\n",
 		head + "pcr 1 " + zero + "\n\n",
 		head + strings.Repeat("pcr 1 "+zero+"\n", 25),
+		head + "event 4 0x00000004 " + zero + "\n",
+		head + "event 2 0x4 " + zero + "\n",
+		head + "event 2 0x100000004 " + zero + "\n",
+		head + "event 2 0x0000000A " + zero + "\n",
+		head + "event 2 0x00000004 " + zero[1:] + "\n",
+		head + "event 2 0x00000004\n",
+		head + "event 2 0x00000004 " + zero + "\nevent 1 0x00000004 " + zero + "\n",
+		head + "event 2 0x00000004 " + zero + "\npcr 2 " + zero + "\n",
+		head + "pcr 2 " + zero + "\nevent 2 0x00000004 " + zero + "\n",
 	} {
 		signed, err := note.Sign(&note.Note{Text: text}, signer)
 		require.NoError(t, err)
@@ -184,6 +194,9 @@ func FuzzParse(f *testing.F) {
 	f.Add(firstLine + "\nname n\npcr 0 00\n")
 	f.Add(firstLine + "\nname n\nversion v\n" + strings.Repeat("pcr 1 "+strings.Repeat("0", 64)+"\n", 2))
 	f.Add("hello\n")
+	f.Add(firstLine + "\nname n\nversion v\nevent 2 0x00000004 " + strings.Repeat("0", 64) + "\npcr 2 " + strings.Repeat("0", 64) + "\n")
+	f.Add(firstLine + "\nname n\nversion v\nevent 2 0x4 " + strings.Repeat("0", 64) + "\n")
+	f.Add(firstLine + "\nname n\nversion v\nevent 9 0x00000004 00\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		v, err := parse(text)
 		if err != nil {

@@ -26,20 +26,14 @@ const (
 // Changed says which registers differ from the reference values that come nearest.
 type Changed struct {
 	Reference   string // name and version
-	Differences []Difference
+	Differences []reference.Difference
 }
 
-// Difference is one register that holds something else.
-type Difference struct {
-	Index     uint8
-	Want, Got [32]byte
-}
-
-// Error names the registers.
+// Error names the registers, and the events of those that are judged by them.
 func (c *Changed) Error() string {
 	names := make([]string, len(c.Differences))
 	for i, d := range c.Differences {
-		names[i] = fmt.Sprintf("PCR %d is %x, want %x", d.Index, d.Got, d.Want)
+		names[i] = d.String()
 	}
 	return fmt.Sprintf("%s: %s (%s)", ChangedRegisters, strings.Join(names, "; "), c.Reference)
 }
@@ -96,7 +90,7 @@ func (v *Verifier) Open(signed []byte) (reference.Values, error) {
 		if !found {
 			return reference.Values{}, fmt.Errorf("%s: register %d is missing", ref, register)
 		}
-		if (register == 12 || register == 13) && want != [32]byte{} {
+		if (register == 12 || register == 13) && want.Digest != [32]byte{} {
 			return reference.Values{}, fmt.Errorf("%s: register %d must be zero", ref, register)
 		}
 	}
@@ -131,7 +125,7 @@ func (v *Verifier) appraise(ev *wire.Evidence, want attest.Expectations, previou
 	if err != nil {
 		return nil, err
 	}
-	ref, err := v.match(facts.PCRs)
+	ref, err := v.match(facts)
 	if err != nil {
 		return nil, err
 	}
@@ -143,18 +137,13 @@ func (v *Verifier) appraise(ev *wire.Evidence, want attest.Expectations, previou
 	return v.result(ev, facts, want, ref, previous, at)
 }
 
-// match finds the reference values that equal the registers, or says what differs from the nearest.
-func (v *Verifier) match(pcrs []wire.PCR) (known, error) {
+// match finds the reference values that the box equals, or says what differs from the nearest.
+func (v *Verifier) match(facts *attest.Facts) (known, error) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	var nearest *Changed
 	for _, ref := range v.values {
-		changed := &Changed{Reference: ref.String()}
-		for _, p := range pcrs {
-			if want, _ := ref.Lookup(p.Index); !bytes.Equal(want[:], p.Digest) {
-				changed.Differences = append(changed.Differences, Difference{Index: p.Index, Want: want, Got: [32]byte(p.Digest)})
-			}
-		}
+		changed := &Changed{Reference: ref.String(), Differences: Differences(ref.Values, facts)}
 		if len(changed.Differences) == 0 {
 			return ref, nil
 		}
@@ -166,6 +155,15 @@ func (v *Verifier) match(pcrs []wire.PCR) (known, error) {
 		return known{}, fmt.Errorf("%w: no signed note says what an intact box measures (sdboxctl reference add)", NoReference)
 	}
 	return known{}, nearest
+}
+
+// Differences returns the registers in which a box differs from reference values: none, if it is as they say.
+func Differences(ref reference.Values, facts *attest.Facts) []reference.Difference {
+	measured := make([]reference.PCR, len(facts.PCRs))
+	for i, p := range facts.PCRs {
+		measured[i] = reference.PCR{Index: p.Index, Digest: [32]byte(p.Digest)}
+	}
+	return ref.Compare(measured, facts.Log)
 }
 
 // follows wants the box's chain of results unbroken, and its TPM not restarted since: a restart loads registers anew.

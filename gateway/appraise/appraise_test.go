@@ -9,9 +9,11 @@ import (
 	"crypto/sha256"
 	"errors"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
+	"sdbox/firmware/eventlog"
 	"sdbox/firmware/reference"
 	"sdbox/gateway/appraise"
 	"sdbox/internal/attest"
@@ -33,6 +35,7 @@ type house struct {
 	spki     []byte
 	akName   []byte
 	tunnel   wire.Key
+	log      *eventlog.Log // of its last boot
 }
 
 func newHouse(t *testing.T) *house {
@@ -63,7 +66,7 @@ func newHouse(t *testing.T) *house {
 }
 
 // boot switches the box on, or off and on, and takes it through the recorded boot, tampered with.
-func (h *house) boot(t *testing.T, tamper func([]tpmsim.Extend) []tpmsim.Extend) {
+func (h *house) boot(t *testing.T, tamper func([]eventlog.Event) []eventlog.Event) {
 	t.Helper()
 	if h.sim != nil {
 		require.NoError(t, h.sim.Stop())
@@ -74,16 +77,17 @@ func (h *house) boot(t *testing.T, tamper func([]tpmsim.Extend) []tpmsim.Extend)
 	list, err := tpmsim.RecordedBoot()
 	require.NoError(t, err)
 	if tamper != nil {
-		list = tamper(list)
+		list.Events = tamper(list.Events)
 	}
 	require.NoError(t, tpmsim.Boot(h.cfg.Socket, list))
+	h.log = list
 }
 
 func golden(t *testing.T, version string) reference.Values {
 	t.Helper()
 	list, err := tpmsim.RecordedBoot()
 	require.NoError(t, err)
-	predicted := tpmsim.Predict(list)
+	predicted := list.Replay()
 	v := reference.Values{Name: "lab-qemu", Version: version}
 	for _, r := range attest.Registers() {
 		v.PCRs = append(v.PCRs, reference.PCR{Index: r, Digest: predicted[r]})
@@ -105,7 +109,7 @@ func (h *house) attest(t *testing.T, previous []byte) (*wire.Evidence, attest.Ex
 	rand.Read(nonce)
 	rand.Read(exporter)
 	gateway := []byte("gateway key")
-	ev, err := attest.Make(h.tpm, attest.Binding{Nonce: nonce, GatewaySPKI: gateway, TunnelKey: h.tunnel, Exporter: exporter}, previous)
+	ev, err := attest.Make(h.tpm, attest.Binding{Nonce: nonce, GatewaySPKI: gateway, TunnelKey: h.tunnel, Exporter: exporter}, previous, h.log)
 	require.NoError(t, err)
 	return ev, attest.Expectations{Nonce: nonce, DeviceSPKI: h.spki, GatewaySPKI: gateway, Exporter: exporter, AKName: h.akName}
 }
@@ -150,21 +154,21 @@ func TestGoodBoxGetsASealedResult(t *testing.T) {
 func TestChangedRegisterIsRefusedAndNamed(t *testing.T) {
 	h := newHouse(t)
 	for name, c := range map[string]struct {
-		tamper  func([]tpmsim.Extend) []tpmsim.Extend
+		tamper  func([]eventlog.Event) []eventlog.Event
 		differs []uint8
 	}{
-		"a file beside the image": {func(l []tpmsim.Extend) []tpmsim.Extend {
-			return append(l, tpmsim.Extend{PCR: 12, Digest: [32]byte{1}}, tpmsim.Extend{PCR: 13, Digest: [32]byte{2}})
+		"a file beside the image": {func(l []eventlog.Event) []eventlog.Event {
+			return append(l, eventlog.Event{PCR: 12, Digest: [32]byte{1}}, eventlog.Event{PCR: 13, Digest: [32]byte{2}})
 		}, []uint8{12, 13}},
-		"another initrd": {func(l []tpmsim.Extend) []tpmsim.Extend {
+		"another initrd": {func(l []eventlog.Event) []eventlog.Event {
 			for i := range l {
-				if l[i].What == "EV_EVENT_TAG Linux initrd" {
+				if l[i].String() == "EV_EVENT_TAG Linux initrd" {
 					l[i].Digest[0] ^= 1
 				}
 			}
 			return l
 		}, []uint8{9}},
-		"nothing measured": {func([]tpmsim.Extend) []tpmsim.Extend { return nil }, []uint8{0, 1, 2, 3, 4, 5, 6, 7, 9, 11}},
+		"nothing measured": {func([]eventlog.Event) []eventlog.Event { return nil }, []uint8{0, 1, 2, 3, 4, 5, 6, 7, 9, 11}},
 	} {
 		h.boot(t, c.tamper)
 		ev, want := h.attest(t, nil)
@@ -182,6 +186,36 @@ func TestChangedRegisterIsRefusedAndNamed(t *testing.T) {
 	}
 }
 
+func TestFirmwareJudgedByEventsMayChangeItsBootEntriesOnly(t *testing.T) {
+	h := newHouse(t)
+	byEvents := golden(t, "by-events")
+	list, err := tpmsim.RecordedBoot()
+	require.NoError(t, err)
+	for i, p := range byEvents.PCRs {
+		if slices.Contains(reference.ByEvents(), p.Index) {
+			byEvents.PCRs[i] = reference.FromLog(p.Index, list)
+		}
+	}
+	require.NoError(t, h.verifier.Use(h.note(t, byEvents)))
+	entry := slices.IndexFunc(list.Events, eventlog.Event.BootVariable)
+	h.boot(t, func(l []eventlog.Event) []eventlog.Event { return append(l, l[entry]) })
+	ev, want := h.attest(t, nil)
+	_, err = h.verifier.Appraise(ev, want, nil, time.Now())
+	require.NoError(t, err)
+	h.log = nil
+	ev, want = h.attest(t, nil)
+	_, err = h.verifier.Appraise(ev, want, nil, time.Now())
+	requireReason(t, appraise.ChangedRegisters, err)
+	require.ErrorContains(t, err, "PCR 1: no event log came with it")
+	h.boot(t, func(l []eventlog.Event) []eventlog.Event {
+		return append(l, eventlog.Event{PCR: 2, Type: 0x80000004, Digest: [32]byte{1}})
+	})
+	ev, want = h.attest(t, nil)
+	_, err = h.verifier.Appraise(ev, want, nil, time.Now())
+	requireReason(t, appraise.ChangedRegisters, err)
+	require.ErrorContains(t, err, "PCR 2: EV_EFI_BOOT_SERVICES_DRIVER 01")
+}
+
 func TestUpdatePassesOnceItsReferencesAreInUse(t *testing.T) {
 	h := newHouse(t)
 	next := golden(t, "2026.12.1")
@@ -189,10 +223,12 @@ func TestUpdatePassesOnceItsReferencesAreInUse(t *testing.T) {
 		if next.PCRs[i].Index == 9 {
 			list, err := tpmsim.RecordedBoot()
 			require.NoError(t, err)
-			next.PCRs[i].Digest = tpmsim.Predict(append(list, tpmsim.Extend{PCR: 9, Digest: [32]byte{7}}))[9]
+			next.PCRs[i].Digest = (&eventlog.Log{Events: append(list.Events, eventlog.Event{PCR: 9, Digest: [32]byte{7}})}).Replay()[9]
 		}
 	}
-	h.boot(t, func(l []tpmsim.Extend) []tpmsim.Extend { return append(l, tpmsim.Extend{PCR: 9, Digest: [32]byte{7}}) })
+	h.boot(t, func(l []eventlog.Event) []eventlog.Event {
+		return append(l, eventlog.Event{PCR: 9, Digest: [32]byte{7}})
+	})
 	ev, want := h.attest(t, nil)
 	_, err := h.verifier.Appraise(ev, want, nil, time.Now())
 	requireReason(t, appraise.ChangedRegisters, err)

@@ -146,6 +146,7 @@ type file struct {
 	notes    map[string]event // reference.add, by the note's hash
 	attested []event          // box.attested of its box, from the login's result to the session's end
 	boots    map[string]event // box.attested of its box with its certificate, by the certificate's hash
+	logs     map[string]event // box.attested of its box with an event log, by the log's hash
 	results  map[string]int64 // the rows of all results of its box, by their hash
 
 	create, login *event
@@ -192,7 +193,7 @@ func eachLine(in io.Reader, yield func(event) error) error {
 
 // collect reads the rows that concern the session. What it needs of the box's attestations is known only after its own rows.
 func collect(dir string, id ident.ID) (*file, error) {
-	f := &file{notes: map[string]event{}, boots: map[string]event{}, results: map[string]int64{}}
+	f := &file{notes: map[string]event{}, boots: map[string]event{}, logs: map[string]event{}, results: map[string]int64{}}
 	cards, members := map[string][]event{}, map[string][]event{}
 	err := each(dir, func(e event) error {
 		switch {
@@ -230,6 +231,9 @@ func collect(dir string, id ident.ID) (*file, error) {
 		f.results[e.Fields["result_sha256"]] = e.Seq
 		if e.Fields["certificate"] != "" {
 			f.boots[e.Fields["certificate_sha256"]] = e
+		}
+		if e.Fields["log"] != "" {
+			f.logs[e.Fields["log_sha256"]] = e
 		}
 		if e.Seq > f.login.Seq || e.Fields["result_sha256"] == f.login.Fields["result_sha256"] {
 			f.attested = append(f.attested, e)

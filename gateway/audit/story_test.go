@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"sdbox/firmware/eventlog"
 	"sdbox/firmware/reference"
 	"sdbox/gateway/appraise"
 	"sdbox/gateway/store"
@@ -38,6 +39,7 @@ type machine struct {
 	certificate []byte
 	spki        []byte
 	tunnel      wire.Key
+	log         *eventlog.Log
 }
 
 // card is a person's card.
@@ -88,7 +90,7 @@ func newPast(t testing.TB) *past {
 	rand.Read(p.tunnel[:])
 	boot, err := tpmsim.RecordedBoot()
 	require.NoError(t, err)
-	predicted := tpmsim.Predict(boot)
+	predicted := boot.Replay()
 	values := reference.Values{Name: "lab", Version: "1"}
 	for _, r := range attest.Registers() {
 		values.PCRs = append(values.PCRs, reference.PCR{Index: r, Digest: predicted[r]})
@@ -114,7 +116,7 @@ func (p *past) machine(serial string) *machine {
 	boot, err := tpmsim.RecordedBoot()
 	require.NoError(p.t, err)
 	require.NoError(p.t, tpmsim.Boot(filepath.Join(dir, "s"), boot))
-	m := &machine{}
+	m := &machine{log: boot}
 	m.chip, err = tpm.Open(sim.Spec())
 	require.NoError(p.t, err)
 	p.t.Cleanup(func() { require.NoError(p.t, m.chip.Close()) })
@@ -155,19 +157,21 @@ func (p *past) attestation(m *machine, serial string, follows *appraise.Previous
 		previous = sum(follows.Statement)
 	}
 	spki := p.gateway.Certificate.RawSubjectPublicKeyInfo
-	ev, err := attest.Make(m.chip, attest.Binding{Nonce: nonce, GatewaySPKI: spki, TunnelKey: m.tunnel, Exporter: exporter}, previous)
+	ev, err := attest.Make(m.chip, attest.Binding{Nonce: nonce, GatewaySPKI: spki, TunnelKey: m.tunnel, Exporter: exporter}, previous, m.log)
 	require.NoError(p.t, err)
 	result, err := p.verifier.Appraise(ev, attest.Expectations{Nonce: nonce, DeviceSPKI: m.spki, GatewaySPKI: spki, Exporter: exporter, AKName: m.ak}, follows, time.Now())
 	require.NoError(p.t, err)
 	statement, err := p.signer.Seal(appraise.Type, "lab", time.Minute, result)
 	require.NoError(p.t, err)
+	log := ev.Log
+	ev.Log = nil
 	evidence, err := wire.Canonical(ev)
 	require.NoError(p.t, err)
 	e := store.Entry{Actor: "gateway:gw1", Action: "box.attested", Object: "box:" + serial, Fields: map[string]string{
 		"result": digits(statement), "result_sha256": digits(sum(statement)), "evidence": digits(evidence), "nonce": digits(nonce),
-		"exporter": digits(exporter), "certificate_sha256": digits(sum(m.certificate))}}
+		"exporter": digits(exporter), "certificate_sha256": digits(sum(m.certificate)), "log_sha256": digits(sum(log))}}
 	if follows == nil {
-		e.Fields["certificate"] = digits(m.certificate)
+		e.Fields["certificate"], e.Fields["log"] = digits(m.certificate), digits(log)
 	}
 	return e, appraise.Previous{Statement: statement, Result: result}
 }

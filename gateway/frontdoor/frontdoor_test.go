@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"sdbox/firmware/eventlog"
 	"sdbox/firmware/reference"
 	"sdbox/gateway/appraise"
 	"sdbox/gateway/registry"
@@ -94,7 +95,7 @@ func newGate(t *testing.T, waiting int) *gate {
 func verifier(t *testing.T) *appraise.Verifier {
 	boot, err := tpmsim.RecordedBoot()
 	require.NoError(t, err)
-	predicted := tpmsim.Predict(boot)
+	predicted := boot.Replay()
 	values := reference.Values{Name: "lab", Version: "1"}
 	for _, r := range attest.Registers() {
 		values.PCRs = append(values.PCRs, reference.PCR{Index: r, Digest: predicted[r]})
@@ -205,7 +206,7 @@ func (g *gate) enrol(m *machine) *tls.Certificate {
 }
 
 func (c *call) evidence(m *machine, nonce, previous []byte) *wire.Evidence {
-	ev, err := attest.Make(m.tpm, attest.Binding{Nonce: nonce, GatewaySPKI: c.gateway.RawSubjectPublicKeyInfo, TunnelKey: m.tunnel, Exporter: c.exporter}, previous)
+	ev, err := attest.Make(m.tpm, attest.Binding{Nonce: nonce, GatewaySPKI: c.gateway.RawSubjectPublicKeyInfo, TunnelKey: m.tunnel, Exporter: c.exporter}, previous, nil)
 	require.NoError(c.t, err)
 	return ev
 }
@@ -318,7 +319,7 @@ func TestEvidenceIsRefusedWithItsReasonInTheLogOnly(t *testing.T) {
 	c = g.call(identity)
 	require.Contains(t, g.reason(c.ask(c.evidence(thief, c.nonce(), nil))), string(attest.OtherAK))
 
-	require.NoError(t, tpmsim.Boot(m.sim.Spec()[len("unix:"):], []tpmsim.Extend{{PCR: 9, Digest: [32]byte{1}}}))
+	require.NoError(t, tpmsim.Boot(m.sim.Spec()[len("unix:"):], &eventlog.Log{Events: []eventlog.Event{{PCR: 9, Digest: [32]byte{1}}}}))
 	c = g.call(identity)
 	require.Contains(t, g.reason(c.ask(c.evidence(m, c.nonce(), nil))), "PCR 9")
 

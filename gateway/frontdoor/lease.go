@@ -39,6 +39,7 @@ type Lease struct {
 type lease struct {
 	Lease
 	previous appraise.Previous
+	log      [32]byte    // SHA-256 of the event log it was given on
 	path     tunnel.Path // how the box is reached
 }
 
@@ -207,15 +208,24 @@ func (v *visit) lease(ctx context.Context, m *wire.Evidence, box registry.Box, r
 		return nil, err
 	}
 	hash := sha256.Sum256(statement)
-	evidence, err := wire.Canonical(m)
+	short, logged := *m, sha256.Sum256(m.Log)
+	short.Log = nil // it stands beside, once
+	evidence, err := wire.Canonical(short)
 	if err != nil {
 		return nil, err
 	}
 	e := store.Entry{Actor: d.actor(), Action: "box.attested", Object: registry.BoxName(box.Serial), Fields: map[string]string{
 		"result": hex.EncodeToString(statement), "result_sha256": hex.EncodeToString(hash[:]), "evidence": hex.EncodeToString(evidence),
 		"nonce": hex.EncodeToString(want.Nonce), "exporter": hex.EncodeToString(want.Exporter), "from": v.from, "certificate_sha256": hex.EncodeToString(v.hash[:])}}
-	if !d.shown(box.Address, v.hash) { // what follows names it by its hash
+	before := d.standing(box.Address)
+	if before.Certificate != v.hash { // what the audit log has of the lease that stands is named by its hash
 		e.Fields["certificate"] = hex.EncodeToString(v.der)
+	}
+	if len(m.Log) > 0 {
+		e.Fields["log_sha256"] = hex.EncodeToString(logged[:])
+		if before.log != logged || before.Certificate != v.hash {
+			e.Fields["log"] = hex.EncodeToString(m.Log)
+		}
 	}
 	if err := d.conf.Store.Change(ctx, e, func(*store.Tx) error { return nil }); err != nil {
 		return nil, err
@@ -223,6 +233,7 @@ func (v *visit) lease(ctx context.Context, m *wire.Evidence, box registry.Box, r
 	l := lease{
 		Lease:    Lease{Serial: box.Serial, Address: box.Address, TunnelKey: m.TunnelKey, Certificate: v.hash, Result: hash, Expires: time.Now().Add(d.conf.Lease)},
 		previous: appraise.Previous{Statement: statement, Result: result},
+		log:      logged,
 		path:     tunnel.Path{Bearer: tunnel.UDP, Address: outerAddress(v.from)},
 	}
 	psk := tunnel.NewPSK()
@@ -245,12 +256,11 @@ func outerAddress(hostport string) netip.Addr {
 	return at.Addr().Unmap().WithZone("")
 }
 
-// shown says whether the lease that stands was given on this certificate: then the log has it already.
-func (d *Door) shown(addr netip.Addr, certificate [32]byte) bool {
+// standing returns the lease at an inner address; the zero one, if there is none.
+func (d *Door) standing(addr netip.Addr) lease {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	l, stands := d.leases[addr]
-	return stands && l.Certificate == certificate
+	return d.leases[addr]
 }
 
 // grant makes the peer and the lease one after the other, for one box at a time.

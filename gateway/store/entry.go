@@ -34,7 +34,7 @@ type Entry struct {
 // The bounds of an entry: it is written by code, but its values come from outside.
 const (
 	maxFields = 64
-	maxValue  = 64 << 10 // bytes of one value: a certificate in PEM fits
+	maxValue  = 128 << 10 // bytes of one value: a box's event log in hexadecimal fits
 )
 
 var (

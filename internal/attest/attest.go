@@ -17,9 +17,13 @@ import (
 	"crypto/sha256"
 	"fmt"
 
+	"sdbox/firmware/eventlog"
 	"sdbox/internal/tpm"
 	"sdbox/internal/wire"
 )
+
+// maxLog is the longest event log of an evidence, in bytes: the rest of the message needs less than 2 KiB.
+const maxLog = 60 << 10
 
 // sizes of what a binding is made of, in bytes.
 const (
@@ -70,8 +74,9 @@ func (b Binding) Digest() ([32]byte, error) {
 }
 
 // Make has the TPM quote its registers for one connection. b.DeviceSPKI may be left empty: it is the TPM's own device key.
-// previous is the SHA-256 of the attestation result this evidence follows, empty at boot.
-func Make(t *tpm.TPM, b Binding, previous []byte) (*wire.Evidence, error) {
+// previous is the SHA-256 of the attestation result this evidence follows, empty at boot. log is what this boot measured; nil where
+// the machine kept none.
+func Make(t *tpm.TPM, b Binding, previous []byte, log *eventlog.Log) (*wire.Evidence, error) {
 	device, err := t.DevicePublic()
 	if err != nil {
 		return nil, fmt.Errorf("make evidence: %w", err)
@@ -92,6 +97,11 @@ func Make(t *tpm.TPM, b Binding, previous []byte) (*wire.Evidence, error) {
 		AKPublic:  quote.AK.Raw,
 		TunnelKey: b.TunnelKey,
 		Previous:  previous,
+	}
+	if log != nil {
+		if ev.Log = log.Encode(); len(ev.Log) > maxLog {
+			return nil, fmt.Errorf("make evidence: event log of %d bytes, limit %d", len(ev.Log), maxLog)
+		}
 	}
 	for i, p := range quote.PCRs {
 		ev.PCRs[i] = wire.PCR{Index: p.Index, Digest: p.Digest[:]}

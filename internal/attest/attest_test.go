@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"sdbox/firmware/eventlog"
 	"sdbox/internal/ident"
 	"sdbox/internal/tpm"
 	"sdbox/internal/tpm/tpmsim"
@@ -30,6 +31,7 @@ import (
 type box struct {
 	sim *tpmsim.Sim
 	tpm *tpm.TPM
+	log *eventlog.Log
 }
 
 func newBox(t testing.TB) *box {
@@ -45,7 +47,7 @@ func newBox(t testing.TB) *box {
 	dev, err := tpm.Open(sim.Spec())
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, dev.Close()) })
-	return &box{sim: sim, tpm: dev}
+	return &box{sim: sim, tpm: dev, log: boot}
 }
 
 // gateway is a software key and the authority that certifies it and the boxes.
@@ -157,7 +159,7 @@ func TestBoxEnrolsAndAttestsOverItsConnection(t *testing.T) {
 	nonce, tunnel, previous := random(t), wire.Key(random(t)), random(t)
 	exported, err := boxEnd.ExportKeyingMaterial(wire.ExporterLabel, nil, 32)
 	require.NoError(t, err)
-	ev, err := Make(b.tpm, Binding{Nonce: nonce, GatewaySPKI: boxEnd.PeerCertificates[0].RawSubjectPublicKeyInfo, TunnelKey: tunnel, Exporter: exported}, previous)
+	ev, err := Make(b.tpm, Binding{Nonce: nonce, GatewaySPKI: boxEnd.PeerCertificates[0].RawSubjectPublicKeyInfo, TunnelKey: tunnel, Exporter: exported}, previous, b.log)
 	require.NoError(t, err)
 
 	exported, err = gatewayEnd.ExportKeyingMaterial(wire.ExporterLabel, nil, 32)
@@ -169,9 +171,8 @@ func TestBoxEnrolsAndAttestsOverItsConnection(t *testing.T) {
 	require.Equal(t, tunnel, facts.TunnelKey)
 	require.Equal(t, previous, facts.Previous)
 	require.Equal(t, e.AKName, facts.AKName)
-	boot, err := tpmsim.RecordedBoot()
-	require.NoError(t, err)
-	predicted := tpmsim.Predict(boot)
+	require.Equal(t, b.log, facts.Log)
+	predicted := b.log.Replay()
 	require.Len(t, facts.PCRs, len(Registers()))
 	for _, p := range facts.PCRs {
 		want := predicted[p.Index]
@@ -195,7 +196,7 @@ func (b *box) quote(t testing.TB) quoted {
 	ak, err := b.tpm.AttestationKey()
 	require.NoError(t, err)
 	want := Expectations{Nonce: random(t), DeviceSPKI: device.SPKI, GatewaySPKI: newGateway(t).spki, Exporter: random(t), AKName: ak.Name}
-	ev, err := Make(b.tpm, want.binding(wire.Key(random(t))), nil)
+	ev, err := Make(b.tpm, want.binding(wire.Key(random(t))), nil, b.log)
 	require.NoError(t, err)
 	_, err = Check(ev, want)
 	require.NoError(t, err)

@@ -17,7 +17,7 @@ func BenchmarkMake(b *testing.B) {
 	require.NoError(b, box.tpm.EnsureDeviceKey())
 	binding := Binding{Nonce: random(b), GatewaySPKI: random(b), TunnelKey: wire.Key{1}, Exporter: random(b)}
 	for b.Loop() {
-		_, err := Make(box.tpm, binding, nil)
+		_, err := Make(box.tpm, binding, nil, box.log)
 		require.NoError(b, err)
 	}
 }

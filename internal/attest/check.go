@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math/big"
 
+	"sdbox/firmware/eventlog"
 	"sdbox/internal/tpm"
 	"sdbox/internal/wire"
 
@@ -21,6 +22,9 @@ const (
 	maxAttest    = 1024
 	maxSignature = 256
 )
+
+// lastOfFirmware is the last register that the firmware extends for itself (TCG PFP 1.05, 3.3.4).
+const lastOfFirmware = 7
 
 // Expectations are what the gateway knows by itself of the connection the evidence came over, and of the box.
 type Expectations struct {
@@ -43,7 +47,8 @@ func (w Expectations) binding(tunnel wire.Key) Binding {
 // Facts are what a good quote proves. Whether the registers' values are good ones is the appraisal's to say.
 type Facts struct {
 	AKName       []byte
-	PCRs         []wire.PCR // exactly Registers, in order
+	PCRs         []wire.PCR    // exactly Registers, in order
+	Log          *eventlog.Log // it gives the values of registers 0 to 7; nil if none was sent
 	TunnelKey    wire.Key
 	Binding      [32]byte // Binding.Digest
 	ResetCount   uint32   // power cycles since the TPM was last cleared
@@ -54,7 +59,7 @@ type Facts struct {
 }
 
 // Check verifies evidence: signed by the device certificate's attestation key, over exactly the registers asked, for exactly this
-// nonce, device key, gateway, tunnel key and connection. Each refusal wraps its Reason. The evidence may come from anyone.
+// nonce, device key, gateway, tunnel key and connection; and an event log explains them, where one was sent. Each refusal wraps its Reason. The evidence may come from anyone.
 func Check(ev *wire.Evidence, want Expectations) (*Facts, error) {
 	facts, err := check(ev, want)
 	if err != nil {
@@ -81,6 +86,10 @@ func check(ev *wire.Evidence, want Expectations) (*Facts, error) {
 	if err := checkRegisters(attest, ev.PCRs); err != nil {
 		return nil, err
 	}
+	log, err := checkLog(ev)
+	if err != nil {
+		return nil, err
+	}
 	binding, err := checkBinding(attest.ExtraData.Buffer, ev.TunnelKey, want)
 	if err != nil {
 		return nil, err
@@ -88,6 +97,7 @@ func check(ev *wire.Evidence, want Expectations) (*Facts, error) {
 	return &Facts{
 		AKName:       ak.Name,
 		PCRs:         ev.PCRs,
+		Log:          log,
 		TunnelKey:    ev.TunnelKey,
 		Binding:      binding,
 		ResetCount:   attest.ClockInfo.ResetCount,
@@ -182,6 +192,28 @@ func checkRegisters(attest *tpm2.TPMSAttest, values []wire.PCR) error {
 		return OtherValues
 	}
 	return nil
+}
+
+// checkLog wants the log to be what made the registers that the firmware extends. Later ones may hold more than the firmware saw. The
+// values sent are those quoted.
+func checkLog(ev *wire.Evidence) (*eventlog.Log, error) {
+	if len(ev.Log) == 0 {
+		return nil, nil
+	}
+	if len(ev.Log) > maxLog {
+		return nil, fmt.Errorf("%w: event log of %d bytes, limit %d", Malformed, len(ev.Log), maxLog)
+	}
+	log, err := eventlog.Parse(ev.Log)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", Malformed, err)
+	}
+	values := log.Replay()
+	for _, p := range ev.PCRs {
+		if p.Index <= lastOfFirmware && !bytes.Equal(values[p.Index][:], p.Digest) {
+			return nil, fmt.Errorf("%w: register %d is %x, by the log it would be %x", OtherLog, p.Index, p.Digest, values[p.Index])
+		}
+	}
+	return log, nil
 }
 
 func checkBinding(qualifying []byte, tunnel wire.Key, want Expectations) ([32]byte, error) {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"sdbox/firmware/eventlog"
 	"sdbox/internal/ident"
 	"sdbox/internal/tpm"
 	"sdbox/internal/wire"
@@ -42,6 +43,9 @@ func FuzzCheck(f *testing.F) {
 		func(ev *wire.Evidence) { ev.AKPublic = newSoftAK(f).public.Raw },
 		func(ev *wire.Evidence) { ev.Quote = []byte("no quote") },
 		func(ev *wire.Evidence) { ev.TunnelKey = wire.Key{} },
+		func(ev *wire.Evidence) { ev.Log = []byte("no log") },
+		func(ev *wire.Evidence) { ev.Log = (&eventlog.Log{Events: []eventlog.Event{{PCR: 0}}}).Encode() },
+		func(ev *wire.Evidence) { ev.Log = make([]byte, maxLog+1) },
 		func(ev *wire.Evidence) { ev.PCRs = ev.PCRs[1:] },
 		func(ev *wire.Evidence) { ev.PCRs[3].Index = 20 },
 		func(ev *wire.Evidence) { ev.PCRs[3].Digest = []byte{1} },

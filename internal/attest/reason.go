@@ -16,6 +16,7 @@ const (
 	NotAQuote      Reason = "not-a-quote"           // signed, but another kind of statement, or not made by a TPM
 	OtherRegisters Reason = "other-registers"       // quoted over other registers than asked
 	OtherValues    Reason = "other-values"          // the values sent are not those quoted
+	OtherLog       Reason = "other-log"             // the event log sent does not give the values quoted
 	NotBound       Reason = "not-bound"             // made for something else, which is not known here
 	OtherNonce     Reason = "replayed-nonce"        // made for a nonce this box was given before
 	OtherDevice    Reason = "other-device-key"      // made for a connection of another device key

@@ -96,6 +96,7 @@ type Evidence struct {
 	AKPublic  []byte `cbor:"4,keyasint"`           // TPMT_PUBLIC; its Name must be the device certificate's
 	TunnelKey Key    `cbor:"5,keyasint"`           // X25519, made at this boot
 	Previous  []byte `cbor:"6,keyasint,omitempty"` // SHA-256 of the attestation result this one follows
+	Log       []byte `cbor:"7,keyasint,omitempty"` // TCG event log, of its SHA-256 bank alone; may be missing
 }
 
 // Key is an X25519 public key or a 32-byte preshared key.

@@ -19,7 +19,7 @@
 //	     8  EnrolResult     gateway    16384
 //	     9  NonceRequest    box           16
 //	    10  Nonce           gateway       64
-//	    11  Evidence        box         8192
+//	    11  Evidence        box        65536
 //	    12  Lease           gateway     8192
 //	    13  CardIn          box         4096
 //	    14  Person          gateway     1024
@@ -98,7 +98,7 @@ func Table() []Row {
 		row[EnrolResult](FromGateway, 16384),
 		row[NonceRequest](FromBox, 16),
 		row[Nonce](FromGateway, 64),
-		row[Evidence](FromBox, 8192),
+		row[Evidence](FromBox, MaxMessage),
 		row[Lease](FromGateway, 8192),
 		row[CardIn](FromBox, 4096),
 		row[Person](FromGateway, 1024),

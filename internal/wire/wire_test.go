@@ -45,7 +45,7 @@ func samples() []Message {
 		&EnrolResult{Chain: [][]byte{h, h}},
 		&NonceRequest{},
 		&Nonce{Nonce: h},
-		&Evidence{Quote: h, Signature: h, PCRs: []PCR{{Index: 4, Digest: h}}, AKPublic: h, TunnelKey: key, Previous: h},
+		&Evidence{Quote: h, Signature: h, PCRs: []PCR{{Index: 4, Digest: h}}, AKPublic: h, TunnelKey: key, Previous: h, Log: h},
 		&Lease{Result: h, GatewayKey: key, PSK: key, Address: "fd00::2", GatewayAddress: "fd00::1", Endpoints: []string{"192.0.2.1:443"}, Expires: 1, LifetimeMS: 900_000},
 		&CardIn{Certificate: h, Nonce: h, Presence: h},
 		&Person{Session: id, Name: "Camille Durand", Language: refusal.French, Nonce: h},

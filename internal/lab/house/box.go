@@ -21,6 +21,7 @@ import (
 const (
 	hardwareDir = "/run/sdbox"
 	tpmSocket   = hardwareDir + "/tpm.sock"
+	eventLog    = hardwareDir + "/eventlog"
 	keySocket   = hardwareDir + "/keys.sock"
 	touchSocket = hardwareDir + "/finger.sock"
 	screenFile  = hardwareDir + "/screen"
@@ -94,7 +95,7 @@ func (b *Box) furnish(ctx, running context.Context, h *House, gateway *Place) er
 	return b.powerTPM(ctx, running, filepath.Join(h.dir, "tpm"))
 }
 
-// powerTPM switches the TPM on and replays what a real boot measured.
+// powerTPM switches the TPM on and replays what a real boot measured, which the machine's event log says.
 func (b *Box) powerTPM(ctx, running context.Context, dir string) error {
 	sim, err := tpmsim.Start(running, tpmsim.Config{
 		Dir: filepath.Join(dir, b.Serial), Socket: b.Place.Outside(tpmSocket), Authority: filepath.Join(dir, "authority"),
@@ -107,7 +108,7 @@ func (b *Box) powerTPM(ctx, running context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(tpmsim.Boot(b.Place.Outside(tpmSocket), boot), ctx.Err())
+	return errors.Join(tpmsim.Boot(b.Place.Outside(tpmSocket), boot), os.WriteFile(b.Place.Outside(eventLog), boot.Encode(), 0o444), ctx.Err())
 }
 
 // Touch places a finger on the box's sensor and returns when the box has taken it. It waits for the box to ask.

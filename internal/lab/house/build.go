@@ -147,6 +147,7 @@ layout = "us"
 
 [hardware]
 tpm = "unix:%s"
+eventlog = %q
 screen = "file:%s"
 keys = "unix:%s"
 finger = "unix:%s"
@@ -154,7 +155,7 @@ finger = "unix:%s"
 [screen]
 width = %d
 height = %d
-`, Domain, GatewayAddress+":443", Domain.Gateway(GatewayName), s.Language, support, tpmSocket, screenFile, keySocket, touchSocket, ScreenWidth, ScreenHeight)
+`, Domain, GatewayAddress+":443", Domain.Gateway(GatewayName), s.Language, support, tpmSocket, eventLog, screenFile, keySocket, touchSocket, ScreenWidth, ScreenHeight)
 	err = errors.Join(
 		os.WriteFile(filepath.Join(b.Place.dir, "root.pem"), root, 0o644),
 		os.WriteFile(filepath.Join(b.Place.dir, "agent.toml"), []byte(conf), 0o644))

@@ -4,9 +4,12 @@ package house
 
 import (
 	"context"
+	"errors"
+	"os"
 	"path/filepath"
 	"time"
 
+	"sdbox/firmware/eventlog"
 	"sdbox/internal/card"
 	"sdbox/internal/card/cardsim"
 	"sdbox/internal/ident"
@@ -74,7 +77,15 @@ func (s *Site) EndingCard(ctx context.Context, until time.Time) (ident.GUID, err
 	return p.GUID, s.registerPerson(ctx, p)
 }
 
-// Tamper measures something more into the box's TPM, as firmware that was changed does.
+// Tamper measures something more into the box's TPM and its event log, as firmware that was changed does.
 func (b *Box) Tamper() error {
-	return tpmsim.Boot(b.Place.Outside(tpmSocket), []tpmsim.Extend{{PCR: 4, Digest: [32]byte{0xee}, What: "another boot loader"}})
+	log, err := eventlog.Read(b.Place.Outside(eventLog))
+	if err != nil {
+		return err
+	}
+	loader := eventlog.Event{PCR: 4, Type: 0x80000003, Digest: [32]byte{0xee}, Data: []byte("another boot loader")}
+	log.Events = append(log.Events, loader)
+	return errors.Join(
+		tpmsim.Boot(b.Place.Outside(tpmSocket), &eventlog.Log{Events: []eventlog.Event{loader}}),
+		os.WriteFile(b.Place.Outside(eventLog), log.Encode(), 0o444))
 }
