@@ -67,13 +67,9 @@ func Registers(i *uki.Image, f Firmware) ([]reference.PCR, error) {
 
 func programs(i *uki.Image, f Firmware) (register, error) {
 	var r register
-	program, err := i.Digest()
-	if err != nil {
-		return r, err
-	}
 	r.extend([]byte("Calling EFI Application from Boot Option"))
 	r.separator()
-	r.extendHash(program)
+	r.extendHash(i.Digest())
 	if len(f.PK) > 0 {
 		return r, nil
 	}
@@ -125,10 +121,7 @@ func authority(i *uki.Image, f Firmware) (efivar.Signature, error) {
 	if err != nil {
 		return efivar.Signature{}, fmt.Errorf("db: %w", err)
 	}
-	program, err := i.Digest()
-	if err != nil {
-		return efivar.Signature{}, err
-	}
+	program := i.Digest()
 	for _, s := range forbidden {
 		if (s.Kind == efivar.KindSHA256 && string(s.Data) == string(program[:])) || signs(s, i) {
 			return efivar.Signature{}, fmt.Errorf("%w: its dbx forbids it", ErrRefused)

@@ -4,6 +4,7 @@ package uki
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -26,16 +27,17 @@ const (
 	atChecksum     = 24 + 64
 	atDirectories  = 24 + 108
 	atCertificates = 24 + 144 // data directory 4: offset in the file and size of the certificate table
-	optionalSize   = 240      // of PE32+ with 16 data directories
-	atTable        = 24 + optionalSize
-	entrySize      = 40 // of the section table
+	atTable        = 24 + 112 // behind 8 bytes for each data directory
+	entrySize      = 40       // of the section table
 
-	machineX64  = 0x8664
-	magicPE32P  = 0x20b
-	directories = 16
-	fileAlign   = 0x200
-	pageSize    = 0x1000
-	flagsData   = 0x40000040 // initialised data, readable
+	machineX64 = 0x8664
+	magicPE32P = 0x20b
+	fileAlign  = 0x200
+	pageSize   = 0x1000
+	flagsData  = 0x40000040 // initialised data, readable
+
+	certificateRevision = 0x0200
+	certificatePKCS7    = 2
 )
 
 // Limits of what is read, ours.
@@ -49,6 +51,7 @@ const (
 // head is what the headers say, checked.
 type head struct {
 	pe           int // where "PE\0\0" stands
+	table        int // where the section table begins
 	size         int // of all headers, in the file
 	end          int // of the last section, in the file
 	symbols      uint32
@@ -62,7 +65,8 @@ func u32(b []byte, at int) int { return int(binary.LittleEndian.Uint32(b[at:])) 
 
 func roundUp(n, to int) int { return (n + to - 1) / to * to }
 
-// parsePE reads the headers of a 64-bit PE whose sections follow one another in the file without a gap and do not overlap in memory.
+// parsePE reads the headers of a 64-bit PE whose sections follow one another in the file without a gap and do not overlap in memory:
+// the stub, the kernel, an image.
 func parsePE(raw []byte) (head, []Section, error) {
 	h, err := parseHead(raw)
 	if err != nil {
@@ -72,7 +76,7 @@ func parsePE(raw []byte) (head, []Section, error) {
 	sections := make([]Section, 0, count)
 	file, memory := h.size, h.size
 	for n := range count {
-		s, err := parseSection(raw, h.pe+atTable+n*entrySize)
+		s, err := parseSection(raw, h.table+n*entrySize)
 		if err != nil {
 			return head{}, nil, fmt.Errorf("section %d: %w", n+1, err)
 		}
@@ -85,7 +89,7 @@ func parsePE(raw []byte) (head, []Section, error) {
 		if slices.ContainsFunc(sections, func(o Section) bool { return o.Name == s.Name }) {
 			return head{}, nil, fmt.Errorf("two sections %s", s.Name)
 		}
-		file, memory = file+s.padded, int(s.Address)+len(s.Data)
+		file, memory = file+s.padded, int(s.Address)+s.memory
 		sections = append(sections, s)
 	}
 	if size := u32(raw, h.pe+atImageSize); memory > size || size > memory+MaxSize {
@@ -103,14 +107,18 @@ func parseHead(raw []byte) (head, error) {
 	if h.pe < 64 || h.pe > maxHeaders || h.pe%8 != 0 || h.pe+atTable > len(raw) || string(raw[h.pe:h.pe+4]) != "PE\x00\x00" {
 		return head{}, errors.New("no PE header where the first bytes say")
 	}
+	directories := u32(raw, h.pe+atDirectories)
+	if directories < 5 || directories > 16 {
+		return head{}, fmt.Errorf("%d data directories, want 5 to 16", directories)
+	}
+	h.table = h.pe + atTable + 8*directories
 	for _, want := range []struct {
 		name       string
 		got, value int
 	}{
 		{"machine", u16(raw, h.pe+atMachine), machineX64},
-		{"optional header's size", u16(raw, h.pe+atOptionalSize), optionalSize},
+		{"optional header's size", u16(raw, h.pe+atOptionalSize), h.table - h.pe - 24},
 		{"optional header's kind", u16(raw, h.pe+atMagic), magicPE32P},
-		{"number of data directories", u32(raw, h.pe+atDirectories), directories},
 		{"alignment in the file", u32(raw, h.pe+atFileAlign), fileAlign},
 	} {
 		if want.got != want.value {
@@ -119,7 +127,7 @@ func parseHead(raw []byte) (head, error) {
 	}
 	h.size = u32(raw, h.pe+atHeaderSize)
 	count := u16(raw, h.pe+atSections)
-	if count == 0 || count > maxSections || h.size > maxHeaders || h.size%fileAlign != 0 || h.size > len(raw) || h.pe+atTable+count*entrySize > h.size {
+	if count == 0 || count > maxSections || h.size > maxHeaders || h.size%fileAlign != 0 || h.size > len(raw) || h.table+count*entrySize > h.size {
 		return head{}, fmt.Errorf("%d sections, limit %d, in headers of %d bytes, limit %d", count, maxSections, h.size, maxHeaders)
 	}
 	h.symbols = uint32(u32(raw, h.pe+atSymbols) | u32(raw, h.pe+atSymbolCount))
@@ -135,13 +143,14 @@ func parseSection(raw []byte, at int) (Section, error) {
 		return Section{}, fmt.Errorf("name %q", name)
 	}
 	size, address, padded, offset := u32(entry, 8), u32(entry, 12), u32(entry, 16), u32(entry, 20)
-	if size == 0 || size > len(raw) || padded != roundUp(size, fileAlign) || offset > len(raw) || offset+padded > len(raw) {
+	if size == 0 || padded == 0 || padded%fileAlign != 0 || offset > len(raw) || offset+padded > len(raw) {
 		return Section{}, fmt.Errorf("%s: %d bytes, %d in the file from %d on, in a file of %d", name, size, padded, offset, len(raw))
 	}
-	if address > 2*MaxSize {
-		return Section{}, fmt.Errorf("%s: loaded at %#x, beyond any image", name, address)
+	if address > 2*MaxSize || size > 2*MaxSize {
+		return Section{}, fmt.Errorf("%s: %d bytes loaded at %#x, beyond any image", name, size, address)
 	}
-	s := Section{Name: string(name), Data: raw[offset : offset+size : offset+size], Address: uint32(address), offset: offset, padded: padded}
+	end := offset + min(size, padded)
+	s := Section{Name: string(name), Data: raw[offset:end:end], Address: uint32(address), offset: offset, memory: size, padded: padded}
 	s.flags = binary.LittleEndian.Uint32(entry[36:])
 	if u32(entry, 24) != 0 || u32(entry, 28) != 0 || u32(entry, 32) != 0 {
 		return Section{}, fmt.Errorf("%s: it has relocations or line numbers", name)
@@ -154,15 +163,15 @@ func parseSection(raw []byte, at int) (Section, error) {
 func writePE(stub []byte, h head, sections, added []Section, built uint32) ([]byte, error) {
 	all := slices.Clone(sections)
 	last := sections[len(sections)-1]
-	memory := roundUp(int(last.Address)+len(last.Data), pageSize)
+	memory := roundUp(int(last.Address)+last.memory, pageSize)
 	initialized := u32(stub, h.pe+atInitialized)
 	for _, a := range added {
-		a.Address, a.padded, a.flags = uint32(memory), roundUp(len(a.Data), fileAlign), flagsData
-		memory = roundUp(memory+len(a.Data), pageSize)
+		a.Address, a.memory, a.padded, a.flags = uint32(memory), len(a.Data), roundUp(len(a.Data), fileAlign), flagsData
+		memory = roundUp(memory+a.memory, pageSize)
 		initialized += a.padded
 		all = append(all, a)
 	}
-	headers := roundUp(h.pe+atTable+len(all)*entrySize, fileAlign)
+	headers := roundUp(h.table+len(all)*entrySize, fileAlign)
 	if headers > int(all[0].Address) {
 		return nil, fmt.Errorf("%d sections: their headers do not fit before the first", len(all))
 	}
@@ -174,7 +183,7 @@ func writePE(stub []byte, h head, sections, added []Section, built uint32) ([]by
 		return nil, fmt.Errorf("%d bytes, limit %d", total, MaxSize-maxSignature)
 	}
 	raw := make([]byte, total)
-	copy(raw, stub[:h.pe+atTable])
+	copy(raw, stub[:h.table])
 	put := binary.LittleEndian.PutUint32
 	binary.LittleEndian.PutUint16(raw[h.pe+atSections:], uint16(len(all)))
 	put(raw[h.pe+atTime:], built)
@@ -187,9 +196,9 @@ func writePE(stub []byte, h head, sections, added []Section, built uint32) ([]by
 	clear(raw[h.pe+atCertificates : h.pe+atCertificates+8])
 	offset := headers
 	for n, s := range all {
-		entry := raw[h.pe+atTable+n*entrySize:]
+		entry := raw[h.table+n*entrySize:]
 		copy(entry[:8], s.Name)
-		put(entry[8:], uint32(len(s.Data)))
+		put(entry[8:], uint32(s.memory))
 		put(entry[12:], s.Address)
 		put(entry[16:], uint32(s.padded))
 		put(entry[20:], uint32(offset))
@@ -198,6 +207,22 @@ func writePE(stub []byte, h head, sections, added []Section, built uint32) ([]by
 		offset += s.padded
 	}
 	return raw, nil
+}
+
+// imageHash is SHA-256 over a PE as Authenticode wants it (Windows Authenticode Portable Executable Signature Format, "Calculating the PE
+// Image Hash"): without its checksum, without the entry of the certificate table, without the table, filled up to a multiple of 8. With
+// sections that follow one another, sorting them as the rule says changes nothing.
+func imageHash(raw []byte, h head) [32]byte {
+	end := len(raw)
+	if h.certificates != 0 {
+		end = h.certificates
+	}
+	s := sha256.New()
+	s.Write(raw[:h.pe+atChecksum])
+	s.Write(raw[h.pe+atChecksum+4 : h.pe+atCertificates])
+	s.Write(raw[h.pe+atCertificates+8 : end])
+	s.Write(make([]byte, roundUp(end, 8)-end))
+	return [32]byte(s.Sum(nil))
 }
 
 // certificateTable reads the attribute certificate table (PE format, "The Attribute Certificate Table"): it must be the end of the file
@@ -221,8 +246,8 @@ func certificateTable(raw []byte, h head) ([][]byte, error) {
 		if size <= 8 || size > maxSignature || roundUp(size, 8) > len(rest) || len(list) == maxSignatures {
 			return nil, fmt.Errorf("signature of %d bytes, limit %d and the file, %d signatures at most", size, maxSignature, maxSignatures)
 		}
-		if revision, kind := u16(rest, 4), u16(rest, 6); revision != 0x0200 || kind != 2 {
-			return nil, fmt.Errorf("signature of revision %#x and kind %d, want 0x200 and 2, PKCS #7", revision, kind)
+		if revision, kind := u16(rest, 4), u16(rest, 6); revision != certificateRevision || kind != certificatePKCS7 {
+			return nil, fmt.Errorf("signature of revision %#x and kind %d, want %#x and %d, PKCS #7", revision, kind, certificateRevision, certificatePKCS7)
 		}
 		if pad := rest[size:roundUp(size, 8)]; bytes.ContainsFunc(pad, func(r rune) bool { return r != 0 }) {
 			return nil, errors.New("what fills up behind a signature is not zero")

@@ -10,6 +10,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	encasn1 "encoding/asn1"
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -22,27 +23,20 @@ import (
 // ErrUnsigned is wrapped by Verify and Signer when no signature of the image holds.
 var ErrUnsigned = errors.New("no signature of this key holds")
 
-// Digest is what Authenticode signs and the firmware measures: SHA-256 over the file without its checksum and signatures (Windows
-// Authenticode Portable Executable Signature Format, "Calculating the PE Image Hash").
-func (i *Image) Digest() ([32]byte, error) {
-	return digest(i.raw)
-}
+// Digest is what Authenticode signs and the firmware measures: the hash of the file without its signatures.
+func (i *Image) Digest() [32]byte { return imageHash(i.raw, i.head) }
 
-// LinuxDigest is the same of the kernel in the image, which a firmware without Secure Boot measures when the stub starts it.
+// LinuxDigest is the same of the kernel in the image, which a firmware measures when the stub has it start the kernel.
 func (i *Image) LinuxDigest() ([32]byte, error) {
 	kernel := i.Section(Linux)
-	if _, err := parseHead(kernel); err != nil && len(kernel) < 64 {
-		return [32]byte{}, fmt.Errorf("kernel: %w", err)
+	h, _, err := parsePE(kernel)
+	if err == nil {
+		_, err = certificateTable(kernel, h)
 	}
-	return digest(kernel)
-}
-
-func digest(raw []byte) ([32]byte, error) {
-	pe, err := authenticode.Parse(bytes.NewReader(raw))
 	if err != nil {
-		return [32]byte{}, fmt.Errorf("hash as Authenticode does: %w", err)
+		return [32]byte{}, fmt.Errorf("kernel in the image: %w", err)
 	}
-	return [32]byte(pe.Hash(crypto.SHA256)), nil
+	return imageHash(kernel, h), nil
 }
 
 // Sign returns the image signed by this key alone: signatures it has are taken off. The key may live in a token; certificate is its
@@ -59,23 +53,11 @@ func Sign(image []byte, key crypto.Signer, certificate *x509.Certificate) ([]byt
 	if !public.Equal(key.Public()) {
 		return nil, fmt.Errorf("sign: the key is not that of certificate %s", certificate.Subject)
 	}
-	bare := i.unsigned()
-	sum, err := digest(bare)
+	signature, err := signedData(i.Digest(), key, certificate)
 	if err != nil {
 		return nil, fmt.Errorf("sign: %w", err)
 	}
-	signature, err := signedData(sum, key, certificate)
-	if err != nil {
-		return nil, fmt.Errorf("sign: %w", err)
-	}
-	pe, err := authenticode.Parse(bytes.NewReader(bare))
-	if err == nil {
-		err = pe.AppendSignature(signature)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("sign: %w", err)
-	}
-	signed := pe.Bytes()
+	signed := i.with(signature)
 	if i, err = Parse(signed); err == nil {
 		err = i.Verify(certificate)
 	}
@@ -85,11 +67,19 @@ func Sign(image []byte, key crypto.Signer, certificate *x509.Certificate) ([]byt
 	return signed, nil
 }
 
-// unsigned is the file without its signatures, a copy.
-func (i *Image) unsigned() []byte {
-	bare := bytes.Clone(i.raw[:i.head.end])
-	clear(bare[i.head.pe+atCertificates : i.head.pe+atCertificates+8])
-	return bare
+// with is the file with this signature alone (PE format, "The Attribute Certificate Table").
+func (i *Image) with(signature []byte) []byte {
+	size := 8 + len(signature)
+	out := make([]byte, i.head.end+roundUp(size, 8))
+	copy(out, i.raw[:i.head.end])
+	entry, table := out[i.head.pe+atCertificates:], out[i.head.end:]
+	binary.LittleEndian.PutUint32(entry, uint32(i.head.end))
+	binary.LittleEndian.PutUint32(entry[4:], uint32(len(table)))
+	binary.LittleEndian.PutUint32(table, uint32(size))
+	binary.LittleEndian.PutUint16(table[4:], certificateRevision)
+	binary.LittleEndian.PutUint16(table[6:], certificatePKCS7)
+	copy(table[8:], signature)
+	return out
 }
 
 // signedData makes the PKCS #7 SignedData of an image's hash. go-uefi's own writes the time of the day into it, or leaves out the
@@ -148,11 +138,7 @@ func signedData(sum [32]byte, key crypto.Signer, certificate *x509.Certificate) 
 // Verify says whether the holder of this certificate's key signed the image: no byte of it has changed since. Which certificates are
 // good is the caller's to know; their validity in time is not looked at, as no firmware does.
 func (i *Image) Verify(certificate *x509.Certificate) error {
-	sum, err := i.Digest()
-	if err != nil {
-		return fmt.Errorf("verify image: %w", err)
-	}
-	err = ErrUnsigned
+	sum, err := i.Digest(), ErrUnsigned
 	for _, s := range i.signatures {
 		parsed, fault := authenticode.ParseAuthenticode(s)
 		if fault == nil {
@@ -168,10 +154,7 @@ func (i *Image) Verify(certificate *x509.Certificate) error {
 
 // Signer is the certificate that came with the image and whose key signed it. Anyone may have made it.
 func (i *Image) Signer() (*x509.Certificate, error) {
-	sum, err := i.Digest()
-	if err != nil {
-		return nil, fmt.Errorf("signer of image: %w", err)
-	}
+	sum := i.Digest()
 	for _, s := range i.signatures {
 		parsed, err := authenticode.ParseAuthenticode(s)
 		if err != nil {

@@ -46,6 +46,7 @@ type Section struct {
 	Data    []byte // what is loaded: VirtualSize bytes, without the padding in the file. It shares the image's memory
 	Address uint32 // where it is loaded, from the image's base
 	offset  int    // in the file
+	memory  int    // bytes once loaded
 	padded  int    // bytes in the file
 	flags   uint32
 }
@@ -74,6 +75,11 @@ func Parse(raw []byte) (*Image, error) {
 	for _, name := range []string{OSRelease, CommandLine, Uname, Linux, Initrd, stubMagic} {
 		if len(i.Section(name)) == 0 {
 			return nil, fmt.Errorf("read image: no section %s: this is no unified kernel image", name)
+		}
+	}
+	for _, s := range sections {
+		if s.padded != roundUp(s.memory, fileAlign) {
+			return nil, fmt.Errorf("read image: section %s has %d bytes in the file and %d once loaded", s.Name, s.padded, s.memory)
 		}
 	}
 	if i.signatures, err = certificateTable(raw, h); err != nil {
