@@ -64,7 +64,14 @@ func folders() []folder {
 	}
 }
 
+// eventLog is what the firmware measured. The agent hands it to the centre; Linux shows it to root alone.
+const eventLog = "/sys/kernel/security/tpm0/binary_bios_measurements"
+
+// makeFolders makes what the roles write to, and opens what they read. A machine without an event log has no such file.
 func makeFolders(table []folder) error {
+	if err := os.Chmod(eventLog, 0o444); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("event log: %w", err)
+	}
 	for _, f := range table {
 		if err := os.Mkdir(f.path, f.mode); err != nil && !errors.Is(err, os.ErrExist) {
 			return fmt.Errorf("make folder: %w", err)
