@@ -59,6 +59,13 @@ func (m *machine) begin() error {
 	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0); err != nil {
 		return fmt.Errorf("out of memory's last: %w", err)
 	}
+	behind, err := floorClock(m.settings.Built)
+	if err != nil {
+		return err
+	}
+	if behind > 0 {
+		m.log.Warn("the clock was behind the image", "by", behind.String())
+	}
 	m.step("mounted")
 	return nil
 }

@@ -32,6 +32,7 @@ type Event struct {
 	Network *Network   `json:"network,omitempty"`
 	Site    *Site      `json:"site,omitempty"`
 	Trouble *Trouble   `json:"trouble,omitempty"`
+	System  *System    `json:"system,omitempty"`
 	Update  *Update    `json:"update,omitempty"`
 	Files   []*os.File `json:"-"` // came with the event; the receiver's to close
 }
@@ -74,11 +75,21 @@ type Trouble struct {
 	Over    bool            `json:"over,omitempty"`
 }
 
+// System is what runs, and how it came to that.
+type System struct {
+	Model   string `json:"model"`
+	Version string `json:"version"`
+	Trial   bool   `json:"trial,omitempty"` // it stays only once it has shown all parts of the health gate
+	Tried   string `json:"tried,omitempty"` // SHA-256 of the image that was installed last and has not been found good
+	Tries   int    `json:"tries,omitempty"` // how often
+}
+
 // Update is how far an installation is.
 type Update struct {
 	Done      int64  `json:"done"` // bytes
 	Total     int64  `json:"total"`
 	Error     string `json:"error,omitempty"`     // why it ended without success
+	Full      bool   `json:"full,omitempty"`      // the delta does not apply here: the full file is asked for
 	Installed bool   `json:"installed,omitempty"` // a restart boots it
 }
 
@@ -103,8 +114,8 @@ type request struct {
 }
 
 type install struct {
-	Note []byte `json:"note"` // the signed release note
-	Size int64  `json:"size"` // bytes that will come
+	Note  []byte `json:"note"`            // the signed release note
+	Delta bool   `json:"delta,omitempty"` // the delta from what runs will come, not the full file
 }
 
 // Client is the agent's way to PID 1. A nil Client is that of an agent that runs as a process of another system: it hears nothing, and
@@ -180,9 +191,10 @@ func (c *Client) Healthy(p Part) error { return c.send(request{Healthy: p}) }
 // Reboot asks for the machine to start again, and says why in the log.
 func (c *Client) Reboot(why string) error { return c.send(request{Reboot: why}) }
 
-// Install hands PID 1 a signed release note and size bytes to come. What is written to the writer it returns is installed if it is
-// what the note says; Events tell how far it is, and how it ended. The writer is closed after the last byte, or to give up.
-func (c *Client) Install(note []byte, size int64) (io.WriteCloser, error) {
+// Install hands PID 1 a signed release note, and then, by the writer it returns, the file that the note names: the delta from the version
+// that runs, or the full one. Events tell how far it is, and how it ended; nothing is done with a part of a file. The writer is closed
+// after the last byte, or to give up.
+func (c *Client) Install(note []byte, delta bool) (io.WriteCloser, error) {
 	if c == nil {
 		return nil, errors.New("boot: install: this is no machine's own system")
 	}
@@ -191,7 +203,7 @@ func (c *Client) Install(note []byte, size int64) (io.WriteCloser, error) {
 		return nil, fmt.Errorf("boot: install: %w", err)
 	}
 	defer r.Close()
-	if err := c.send(request{Install: &install{note, size}}, r); err != nil {
+	if err := c.send(request{Install: &install{note, delta}}, r); err != nil {
 		return nil, errors.Join(err, w.Close())
 	}
 	return w, nil

@@ -3,7 +3,9 @@
 package boot
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"strings"
 	"syscall"
@@ -24,6 +26,23 @@ func RunCard() error {
 		return fmt.Errorf("start pcscd: %w", err)
 	}
 	return nil
+}
+
+// Descriptors of the role network.
+const (
+	slotsFile   = 3 // brings the configuration slots
+	reportsFile = 4 // takes reports
+)
+
+// RunNetworkRole is the role network of PID 1, confined to sockets and what it was given.
+func RunNetworkRole(ctx context.Context, log *slog.Logger) error {
+	if err := Confine(RoleNetwork); err != nil {
+		return err
+	}
+	slots, reports := os.NewFile(slotsFile, "slots"), os.NewFile(reportsFile, "reports")
+	defer slots.Close()
+	defer reports.Close()
+	return RunNetwork(ctx, slots, reports, log)
 }
 
 // Confine gives up, for this whole process and for good, every file, port and system call that a role does not need. It comes before
@@ -72,7 +91,7 @@ func confinements() map[Role]confinement {
 			read:     []string{"/etc", "/sys"},
 			write:    []string{"/run/pcscd"},
 			devices:  []string{"/dev"},
-			calls: "execve listen accept access chdir chmod umask unlink unlinkat mkdir stat lstat open select pselect6 " +
+			calls: "execve listen accept access chdir chmod fchmod statfs fstatfs umask unlink unlinkat mkdir stat lstat open select pselect6 " +
 				"timerfd_create timerfd_settime timerfd_gettime flock readlink getdents kill pipe alarm setitimer",
 		},
 		RoleNetwork: {

@@ -11,11 +11,13 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
 
 	"sdbox/agent/kiosk"
+	"sdbox/firmware/efivar"
 	"sdbox/internal/refusal"
 
 	"golang.org/x/sync/errgroup"
@@ -34,13 +36,16 @@ type machine struct {
 	watchdog *watchdog
 	outlet   bool // the sink has where to go
 	agent    *talk
-	running  map[Role]*child
+	running  map[Role]*child // nil for one whose wait is under way
 	records  map[Role]*record
-	kept     []byte           // of the agent, for the one after it
+	kept     []byte // of the agent, for the one after it
+	releases *installer
 	told     map[string]Event // the newest of each kind, for an agent that comes later
 
+	beside   errgroup.Group // what runs beside the loop; it ends with the machine
 	requests chan heard
-	again    chan Role // a role's wait is over
+	again    chan Role     // a role's wait is over
+	loaded   chan struct{} // closed when the last module is in
 	looks    chan struct{}
 	events   chan Event // of the rooms beside the loop, for the agent
 	hardened chan error
@@ -70,15 +75,21 @@ func (m *machine) live(ctx context.Context) error {
 	defer cancel()
 	m.running, m.records, m.told = map[Role]*child{}, map[Role]*record{}, map[string]Event{}
 	m.requests, m.again, m.events = make(chan heard), make(chan Role), make(chan Event, 16)
-	m.looks, m.hardened = make(chan struct{}, 1), make(chan error, 1)
+	m.releases = newInstaller(m.log, m.settings, releaseKeys, efivar.Open(efivar.Mounted), m.tell, func(e Event) { m.say(ctx, e) })
+	m.looks, m.hardened, m.loaded = make(chan struct{}, 1), make(chan error, 1), make(chan struct{})
 	ended := make(chan os.Signal, 1)
 	signal.Notify(ended, syscall.SIGCHLD)
-	var beside errgroup.Group
-	if err := m.beginDevices(ctx, &beside); err != nil {
+	if err := m.beginDevices(ctx); err != nil {
 		return err
 	}
-	beside.Go(func() error {
+	if m.settings.Form == Dev {
+		m.beside.Go(func() error {
+			return watchKernelLog(ctx, kernelLog, func(message string) { m.log.Warn("kernel", "says", message) })
+		})
+	}
+	m.beside.Go(func() error {
 		err := m.loadModules(ctx, m.lookSoon)
+		close(m.loaded)
 		if err == nil {
 			m.step("modules")
 			err = m.harden()
@@ -92,13 +103,13 @@ func (m *machine) live(ctx context.Context) error {
 }
 
 // beginDevices listens to the kernel's devices, from before the first module on.
-func (m *machine) beginDevices(ctx context.Context, beside *errgroup.Group) error {
+func (m *machine) beginDevices(ctx context.Context) error {
 	trouble := func(t Trouble) { m.say(ctx, Event{Trouble: &t}) }
 	d, err := openDevices(m.log, m.settings.USB, trouble, m.lookSoon)
 	if err != nil {
 		return err
 	}
-	beside.Go(func() error { return d.run(ctx) })
+	m.beside.Go(func() error { return d.run(ctx) })
 	return nil
 }
 
@@ -134,15 +145,19 @@ func (m *machine) loop(ctx context.Context, ended <-chan os.Signal) error {
 				err = fmt.Errorf("harden: %w", err)
 				break
 			}
+			m.releases.ready = true
 			err = m.people(ctx) // without a display, too: it may come
 		case <-m.looks:
 			err = m.look(ctx)
 		case role := <-m.again:
+			delete(m.running, role)
 			err = m.start(ctx, role)
 		case h := <-m.requests:
 			err = m.onRequest(h)
 		case e := <-m.events:
 			m.tell(e)
+		case fault := <-m.releases.ending:
+			m.releases.ended(fault)
 		case now := <-tick.C:
 			err = m.onTick(ctx, now)
 		}
@@ -154,13 +169,25 @@ func (m *machine) loop(ctx context.Context, ended <-chan os.Signal) error {
 
 // people starts what a person at the box needs. The first screen goes before: on one processor, whoever runs beside makes it late.
 func (m *machine) people(ctx context.Context) error {
-	return errors.Join(m.start(ctx, RoleAgent), m.start(ctx, RoleCard))
+	return errors.Join(m.start(ctx, RoleNetwork), m.start(ctx, RoleAgent), m.start(ctx, RoleCard))
+}
+
+// adapted says whether the kernel has found a network adapter.
+func adapted() bool {
+	found, err := filepath.Glob("/sys/class/net/*/device")
+	return err == nil && len(found) > 0
 }
 
 // look takes into use what has appeared: where the log goes, the display, the watchdog. What is there is looked at, not what was told
 // of it: a telling can be lost.
 func (m *machine) look(ctx context.Context) error {
 	m.openOutlet()
+	m.releases.look()
+	if adapted() { // before the display's: a cable takes seconds
+		if err := m.start(ctx, RoleNetwork); err != nil {
+			return err
+		}
+	}
 	if m.safe == nil {
 		s, err := openSafe(adapter, refusal.English)
 		switch {
@@ -222,13 +249,13 @@ func (m *machine) onTick(ctx context.Context, now time.Time) error {
 		m.log.Warn("the agent stands still", "pid", a.child.pid)
 		m.nursery.end(a.child, unix.SIGKILL)
 	}
-	return m.look(ctx)
+	return errors.Join(m.releases.overdue(sinceKernel()), m.look(ctx))
 }
 
 // onExit starts a role again that has ended, by its rule.
 func (m *machine) onExit(ctx context.Context, e exit) error {
 	row := rules()[e.role]
-	delete(m.running, e.role)
+	m.running[e.role] = nil
 	m.log.Warn("ended", "role", string(e.role), "how", e.String(), "lived_ms", e.lived.Milliseconds())
 	if e.role == RoleAgent && m.agent != nil {
 		m.agent.conn.Close()
@@ -272,18 +299,52 @@ func (m *machine) cover(v kiosk.View) {
 
 // start starts a role. The agent gets the display and a socket to ask PID 1 by.
 func (m *machine) start(ctx context.Context, role Role) error {
-	if m.running[role] != nil {
-		return nil // or a wait for it is under way
+	if _, is := m.running[role]; is {
+		return nil
 	}
-	if role == RoleAgent {
+	switch role {
+	case RoleAgent:
 		return m.startAgent(ctx)
+	case RoleNetwork:
+		return m.startNetwork(ctx)
 	}
-	c, err := m.nursery.start(roleSpecs()[role])
+	return m.startWith(role)
+}
+
+func (m *machine) startWith(role Role, files ...*os.File) error {
+	c, err := m.nursery.start(roleSpecs()[role], files...)
 	if err != nil {
 		return err
 	}
 	m.running[role] = c
 	m.step("started " + string(role))
+	return nil
+}
+
+// startNetwork starts the role network with a pipe that brings it the configuration slots and one that takes its reports.
+func (m *machine) startNetwork(ctx context.Context) error {
+	slots, feed, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer slots.Close()
+	reports, say, err := os.Pipe()
+	if err != nil {
+		return errors.Join(err, feed.Close())
+	}
+	defer say.Close()
+	if err := m.startWith(RoleNetwork, slots, say); err != nil {
+		return errors.Join(err, feed.Close(), reports.Close())
+	}
+	seat := &netSeat{
+		log: m.log, sys: "/sys", dev: "/dev", resolv: resolvConf, loaded: m.loaded, tell: func(e Event) { m.say(ctx, e) },
+	}
+	m.beside.Go(func() error {
+		if err := seat.serve(ctx, reports, feed); err != nil {
+			m.log.Warn("network", "err", err)
+		}
+		return nil
+	})
 	return nil
 }
 
@@ -374,6 +435,8 @@ func (e Event) kind() string {
 		return "site"
 	case e.Trouble != nil:
 		return "trouble " + e.Trouble.Refusal.Error()
+	case e.System != nil:
+		return "system"
 	case e.Update != nil:
 		return "update"
 	}
@@ -399,6 +462,11 @@ func (m *machine) onRequest(h heard) error {
 	case r.Keep != nil:
 		clear(m.kept)
 		m.kept = *r.Keep
+	case r.Healthy != "":
+		m.releases.healthy(r.Healthy)
+	case r.Install != nil && len(h.packet.files) == 1:
+		m.releases.install(*r.Install, h.packet.files[0])
+		h.packet.files[0] = nil // it has another owner now
 	case r.Reboot != "":
 		return fmt.Errorf("the agent asks: %.200q: %w", r.Reboot, errRestart)
 	}

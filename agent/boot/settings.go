@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"sdbox/firmware/release"
 	"sdbox/internal/ident"
 
 	"github.com/pelletier/go-toml/v2"
@@ -40,6 +41,7 @@ type Settings struct {
 
 	USB      USB      `toml:"usb"`
 	Watchdog Watchdog `toml:"watchdog"`
+	Release  Release  `toml:"release"`
 }
 
 // USB says what may be plugged in besides keyboards, mice and card readers.
@@ -50,6 +52,11 @@ type USB struct {
 // Watchdog says how long PID 1 may stand still before the hardware starts the machine again.
 type Watchdog struct {
 	Seconds int `toml:"seconds"` // 0 = no watchdog
+}
+
+// Release says what may replace this image.
+type Release struct {
+	Minimum string `toml:"minimum"` // the oldest version; "" = this one
 }
 
 // ReadSettings reads and checks boot.toml; an unknown key is an error.
@@ -78,6 +85,9 @@ func parseSettings(text []byte) (Settings, error) {
 	if err := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields().Decode(&s); err != nil {
 		return s, err
 	}
+	if s.Release.Minimum == "" {
+		s.Release.Minimum = s.Version
+	}
 	return s, s.check()
 }
 
@@ -91,6 +101,8 @@ func (s Settings) check() error {
 		return errors.New("profile, version and model are required")
 	case s.Form != Production && s.Form != Dev:
 		return fmt.Errorf("form %.20q: want production or dev", s.Form)
+	case release.Compare(s.Release.Minimum, s.Version) > 0:
+		return fmt.Errorf("release.minimum %.40q is after the version of this image", s.Release.Minimum)
 	case s.Built.IsZero():
 		return errors.New("built is required")
 	case s.Watchdog.Seconds < 0 || s.Watchdog.Seconds > 600:

@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"path/filepath"
 	"strings"
 
@@ -30,6 +31,9 @@ func commands() []command {
 		{"machine", "Print the name of this machine's TPM and what it has measured, for IT.", machine},
 		{string(boot.RoleAgent), "", box},
 		{string(boot.RoleCard), "", func(context.Context, string, output) error { return boot.RunCard() }},
+		{string(boot.RoleNetwork), "", func(ctx context.Context, _ string, o output) error {
+			return boot.RunNetworkRole(ctx, slog.New(slog.NewJSONHandler(o.log, nil)).With("room", "network"))
+		}},
 	}
 }
 
