@@ -10,12 +10,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"regexp"
 	"strings"
 	"time"
 
 	"sdbox/image/initramfs"
+	"sdbox/image/keys"
 	"sdbox/image/packages"
 
 	"github.com/pelletier/go-toml/v2"
@@ -88,6 +88,14 @@ type Parts struct {
 
 // Collect fetches the packages and lays out the parts.
 func Collect(ctx context.Context, s Spec) (*Parts, error) {
+	pair, err := s.pair()
+	if err != nil {
+		return nil, err
+	}
+	return collect(ctx, s, pair)
+}
+
+func collect(ctx context.Context, s Spec, pair keys.Pair) (*Parts, error) {
 	if err := s.check(); err != nil {
 		return nil, err
 	}
@@ -109,6 +117,9 @@ func Collect(ctx context.Context, s Spec) (*Parts, error) {
 	}
 	settings, err := s.settings(profile)
 	if err != nil {
+		return nil, err
+	}
+	if settings["ipe.p7b"], err = signPolicy([]byte(execution), pair); err != nil {
 		return nil, err
 	}
 	p.Tree, err = initramfs.Build(initramfs.Spec{Agent: agent, Profile: profile, Packages: files, Release: p.OSRelease, Settings: settings})
@@ -174,7 +185,7 @@ func (s *Spec) settings(profile initramfs.Profile) (map[string][]byte, error) {
 			"hardware": table{"tpm": "/dev/tpmrm0", "screen": "drm", "keys": "evdev", "finger": s.Site.Finger},
 		},
 	} {
-		if out[path.Base(name)], err = toml.Marshal(value); err != nil {
+		if out[name], err = toml.Marshal(value); err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 	}

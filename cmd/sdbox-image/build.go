@@ -34,18 +34,31 @@ func (c *buildCmd) Run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(c.Out, 0o755); err != nil {
-		return err
+	if c.InitrdOnly {
+		parts, err := image.Collect(ctx, spec)
+		if err != nil {
+			return packageHint(err)
+		}
+		return c.initrd(parts)
 	}
-	parts, err := image.Collect(ctx, spec)
+	built, err := image.Build(ctx, spec, c.Out)
 	if err != nil {
 		return packageHint(err)
 	}
-	return c.initrd(parts)
+	return c.say(out, built)
+}
+
+// say tells what was made.
+func (c *buildCmd) say(out io.Writer, b *image.Built) error {
+	_, err := fmt.Fprintf(out, "%s: %s %s, %d bytes, Linux %s\n", filepath.Join(c.Out, image.FileUKI), c.Profile, c.Version, len(b.UKI), b.Parts.Uname)
+	return err
 }
 
 // initrd writes what a loader without firmware takes.
 func (c *buildCmd) initrd(p *image.Parts) error {
+	if err := os.MkdirAll(c.Out, 0o755); err != nil {
+		return err
+	}
 	f, err := os.Create(filepath.Join(c.Out, "initrd"))
 	if err != nil {
 		return err
