@@ -69,19 +69,21 @@ type Agent struct {
 	offers  chan offerEvent
 	inputs  chan keys.Raw
 	workers errgroup.Group
+	route   *route
 
 	// owned by the loop
-	state  State
-	face   *face
-	keys   *keys.State
-	reader string  // the reader with a card in it, "" without
-	up     *uplink // nil without a line
-	media  *stream.Mux
-	visit  *visit           // nil without a card in
-	said   refusal.Refusal  // the last refusal, what the screen says in Stopped and Closed
-	reason string           // the operator's own words beside it
-	outage *refusal.Refusal // why the centre is waited for, as it was read; nil once the centre was told
-	quiet  *time.Timer
+	state   State
+	face    *face
+	keys    *keys.State
+	reader  string  // the reader with a card in it, "" without
+	up      *uplink // nil without a line
+	media   *stream.Mux
+	visit   *visit            // nil without a card in
+	said    refusal.Refusal   // the last refusal, what the screen says in Stopped and Closed
+	reason  string            // the operator's own words beside it
+	missing refusal.Code      // what the network lacks, by PID 1; "" for nothing
+	owed    []refusal.Refusal // what was read here while the centre could not be told
+	quiet   *time.Timer
 }
 
 // New makes an agent; Run makes it live.
@@ -100,7 +102,7 @@ func New(cfg Config) (*Agent, error) {
 	a := &Agent{
 		cfg: cfg, log: cfg.Log.With("room", "agent"), table: map[State]map[Trigger]Row{},
 		links: make(chan linkEvent), holds: make(chan holdEvent), fingers: make(chan fingerEvent), offers: make(chan offerEvent),
-		inputs: make(chan keys.Raw, 64), face: face, keys: keys.NewState(bounds.Dx(), bounds.Dy()), quiet: time.NewTimer(quietAfter),
+		inputs: make(chan keys.Raw, 64), route: newRoute(), face: face, keys: keys.NewState(bounds.Dx(), bounds.Dy()), quiet: time.NewTimer(quietAfter),
 	}
 	for _, r := range Table() {
 		if a.table[r.From] == nil {
@@ -115,7 +117,7 @@ func New(cfg Config) (*Agent, error) {
 func (a *Agent) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	link, err := newLink(a.cfg, a.links)
+	link, err := newLink(a.cfg, a.links, a.route)
 	if err != nil {
 		return fmt.Errorf("agent: %w", err)
 	}
@@ -293,20 +295,13 @@ func (a *Agent) say(r refusal.Refusal, reason string) {
 
 // sayOutage shows that the box waits for the centre, and why. The centre is told of it when it answers again.
 func (a *Agent) sayOutage() error {
-	read := a.said
-	a.outage = &read
+	if waitedFor(a.said.Code) {
+		if err := a.report(a.said); err != nil {
+			return err
+		}
+	}
 	a.face.forget() // nobody is here any more: the site's language
 	return a.face.show(kiosk.Boot{Refusal: &a.said})
-}
-
-// tellOutage tells the centre by which code somebody read that it did not answer. The next time has a suffix of its own.
-func (a *Agent) tellOutage() error {
-	read := a.outage
-	a.outage, a.said = nil, refusal.Refusal{}
-	if read == nil || read.Code != refusal.CentreSilent {
-		return nil
-	}
-	return a.send(&wire.Event{Refusal: *read})
 }
 
 // send hands a message to the line and never waits: a gateway that does not read must not keep a card's going from being seen.
@@ -352,7 +347,8 @@ func (a *Agent) onLink(ctx context.Context, e linkEvent) error {
 			return err
 		}
 		a.media = media
-		if err := a.tellOutage(); err != nil {
+		a.said = refusal.Refusal{} // the next outage has a suffix of its own
+		if err := a.payOwed(); err != nil {
 			return err
 		}
 		return a.fire(LineUp)
@@ -380,8 +376,10 @@ func (a *Agent) onLink(ctx context.Context, e linkEvent) error {
 	case e.refused != nil && a.state == Closed && a.said.Code == e.refused.Refusal.Code: // the code that stands there may be on the telephone
 	case e.refused != nil:
 		a.say(e.refused.Refusal, "")
-	case a.said.Code != refusal.CentreSilent: // one suffix for one outage
-		a.say(refusal.New(refusal.CentreSilent), "")
+	default:
+		if code := a.whyDown(e.err); a.said.Code != code { // one suffix for one outage
+			a.say(refusal.New(code), "")
+		}
 	}
 	if e.refused != nil {
 		return a.fire(BoxRefused)

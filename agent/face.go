@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"image"
+	"slices"
 	"time"
 
 	"sdbox/agent/kiosk"
@@ -114,7 +115,7 @@ func (f *face) uncover() error {
 
 // forget drops the person's language and whatever was shown of her.
 func (f *face) forget() {
-	f.notes = nil
+	f.notes = slices.DeleteFunc(f.notes, func(n note) bool { return !n.stands })
 	f.around.Language, f.around.Watched, f.bar = f.site, false, kiosk.Bar{}
 }
 

@@ -5,13 +5,11 @@ package agent
 import (
 	"context"
 	"crypto/ecdsa"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/netip"
 	"sync/atomic"
@@ -105,6 +103,7 @@ type link struct {
 	cfg      Config
 	log      *slog.Logger
 	events   chan<- linkEvent
+	route    *route
 	key      [32]byte // X25519 private, made at this boot
 	public   wire.Key
 	previous []byte // SHA-256 of the last attestation result
@@ -112,7 +111,7 @@ type link struct {
 	identified atomic.Pointer[tls.Certificate] // of the last attestation
 }
 
-func newLink(cfg Config, events chan<- linkEvent) (*link, error) {
+func newLink(cfg Config, events chan<- linkEvent, way *route) (*link, error) {
 	key, err := tunnel.NewKey()
 	if err != nil {
 		return nil, err
@@ -121,7 +120,7 @@ func newLink(cfg Config, events chan<- linkEvent) (*link, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &link{cfg: cfg, log: cfg.Log.With("room", "link"), events: events, key: key, public: wire.Key(public)}, nil
+	return &link{cfg: cfg, log: cfg.Log.With("room", "link"), events: events, route: way, key: key, public: wire.Key(public)}, nil
 }
 
 // run comes up, serves and comes up again until ctx ends.
@@ -146,10 +145,14 @@ func (l *link) run(ctx context.Context) error {
 			e.refused = refused.refused
 		}
 		l.tell(ctx, e)
-		if !pause(ctx, jitter(backoff)) {
+		freed, alive := l.rest(ctx, jitter(backoff))
+		if !alive {
 			return nil
 		}
 		backoff = min(2*backoff, lastBackoff)
+		if freed {
+			backoff = firstBackoff
+		}
 	}
 }
 
@@ -163,31 +166,11 @@ func (l *link) tell(ctx context.Context, e linkEvent) bool {
 	}
 }
 
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
-// jitter spreads boxes that lost the same gateway: half to all of d.
-func jitter(d time.Duration) time.Duration {
-	n, err := rand.Int(rand.Reader, big.NewInt(int64(d/2)+1))
-	if err != nil {
-		return d
-	}
-	return d/2 + time.Duration(n.Int64())
-}
-
 // connect goes to the first gateway address that answers, enrols if this machine has no certificate, attests, opens the tunnel
 // and the line in it.
 func (l *link) connect(ctx context.Context) (*uplink, error) {
 	var all error
-	for _, address := range l.cfg.Gateways {
+	for _, address := range l.route.doors(l.cfg.Gateways) {
 		up, err := l.connectTo(ctx, address)
 		if err == nil {
 			return up, nil

@@ -24,9 +24,10 @@ const (
 // note is a message over whatever is shown.
 type note struct {
 	kiosk.Note
-	life  time.Duration
-	until time.Time       // set when it is the first
-	at    image.Rectangle // where it stands
+	life   time.Duration
+	until  time.Time       // set when it is the first
+	at     image.Rectangle // where it stands
+	stands bool            // until it is withdrawn, or read; behind all that do not
 }
 
 // onNotice shows what the gateway has to say. That a desktop takes time to start belongs to the screen that waits for it.
@@ -67,11 +68,28 @@ func (f *face) tell(n note) error {
 	if len(f.notes) == maxNotes {
 		return nil
 	}
-	f.notes = append(f.notes, n)
-	if len(f.notes) > 1 {
+	at := len(f.notes)
+	if first := slices.IndexFunc(f.notes, func(o note) bool { return o.stands }); first >= 0 && !n.stands {
+		at = first
+	}
+	f.notes = slices.Insert(f.notes, at, n)
+	if at > 0 {
 		return nil
 	}
-	return f.showNote()
+	return f.showNext()
+}
+
+// withdraw takes a note away that stood for something that is over.
+func (f *face) withdraw(r refusal.Refusal) error {
+	at := slices.IndexFunc(f.notes, func(n note) bool { return n.stands && n.Refusal.Error() == r.Error() })
+	if at < 0 {
+		return nil
+	}
+	f.notes = slices.Delete(f.notes, at, at+1)
+	if at > 0 {
+		return nil
+	}
+	return f.showNext()
 }
 
 // showNote shows the first note over what is there.
@@ -102,7 +120,7 @@ func (f *face) placeNote() error {
 
 func (f *face) drawNote() image.Rectangle {
 	n := &f.notes[0]
-	if n.until.IsZero() {
+	if n.until.IsZero() && !n.stands {
 		n.until = f.around.Now.Add(n.life)
 	}
 	n.at = f.kiosk.Note(f.screen.Image(), n.Note, f.around)
@@ -115,6 +133,11 @@ func (f *face) dismiss() error {
 		return nil
 	}
 	f.notes = f.notes[1:]
+	return f.showNext()
+}
+
+// showNext shows the first note where there was another.
+func (f *face) showNext() error {
 	if f.view == nil && !f.still {
 		if err := f.viewer.Mask(image.Rectangle{}); err != nil {
 			return err
