@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package cardsim is a PIV card in software: real command APDUs in, real responses out, with objects, keys, retry counters
-// and a fingerprint matcher of its own. It has two fronts: Transmit, in memory, and DialVPCD, behind a PC/SC daemon with
-// the virtual reader of vsmartcard, so that any PC/SC program can use it.
+// and a fingerprint matcher of its own. It has three fronts: Transmit, in memory; DialVPCD, behind a PC/SC daemon with the
+// virtual reader of vsmartcard, so that any PC/SC program can use it; InsertVSCard, in the USB reader of a virtual machine.
 //
 // As on a card, what must last (objects, keys, fingers, counters) is kept apart from what power loss clears (the selected
 // application, verified references, half-sent chains). A retry counter is lowered before a comparison and raised after a
@@ -51,7 +51,8 @@ type Sim struct {
 	nvm     nvm     // what lasts; guarded by mu
 	path    string  // where nvm is kept; empty until Save or Load; guarded by mu
 	ram     ram     // what a reset clears; guarded by mu
-	inserts *insert // the DialVPCD that runs now; guarded by mu
+	inserts *insert // its stay in a reader now; guarded by mu
+	t0      bool    // that reader speaks T=0; guarded by mu
 	power   power   // guarded by mu
 	tears   bool    // PUT DATA is not atomic; guarded by mu
 }

@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"sdbox/internal/card"
 	"sdbox/internal/finger/fingersim"
@@ -477,6 +478,7 @@ type tape struct {
 
 func (t tape) Read(b []byte) (int, error) { return t.said.Read(b) }
 func (tape) Write(b []byte) (int, error)  { return len(b), nil }
+func (tape) SetDeadline(time.Time) error  { return nil }
 
 // FuzzReader is a hostile reader: frames of vpcd's protocol, with controls and commands in them.
 func FuzzReader(f *testing.F) {

@@ -97,7 +97,7 @@ func (s *Sim) chainLocked(c *command) status {
 
 // answerLocked gives as much as the reader takes and holds the rest for GET RESPONSE.
 func (s *Sim) answerLocked(data []byte, takes int) ([]byte, status) {
-	if takes == 0 && s.profile.yubico {
+	if takes == 0 && s.profile.yubico && !s.t0 {
 		takes = 256 // a YubiKey answers a command without Le as if it had Le = 00, and Yubico's programs count on it
 	}
 	if len(data) <= takes {
@@ -154,7 +154,8 @@ func (s *Sim) dispatchLocked(c command) ([]byte, status) {
 }
 
 // selectLocked: SP 800-73-5 Part 2, 3.1.1. Selecting the selected application again, or failing to select another, changes
-// nothing: verified references stay. A YubiKey closes all on every SELECT, and its programs count on that to read the tries.
+// nothing: verified references stay. A YubiKey closes all on every SELECT, and its programs count on that to read the tries. So does
+// every card in a virtual machine's reader, which never tells of a reset.
 func (s *Sim) selectLocked(c command) ([]byte, status) {
 	if c.p1 != 0x04 || c.p2 != 0x00 {
 		return nil, swBadParameter
@@ -162,7 +163,7 @@ func (s *Sim) selectLocked(c command) ([]byte, status) {
 	if s.profile.noPIV || len(c.data) < 5 || !bytes.HasPrefix([]byte(applicationID), c.data) {
 		return nil, swNotFound
 	}
-	if !s.ram.selected || s.profile.yubico {
+	if !s.ram.selected || s.profile.yubico || s.t0 {
 		s.ram = ram{selected: true, verified: map[byte]bool{}}
 	}
 	return applicationTemplate(s.profile.label), swOK

@@ -33,7 +33,7 @@ var errReaderGone = errors.New("the reader went away")
 type insert struct {
 	cancel  context.CancelFunc
 	ejected bool          // guarded by Sim.mu
-	done    chan struct{} // closed when DialVPCD is about to return
+	done    chan struct{} // closed when the card is out
 }
 
 // DialVPCD puts the card into the virtual reader that listens at addr (vsmartcard's vpcd: port 35963 for its first slot)
@@ -62,6 +62,20 @@ func (s *Sim) ServeVPCD(ctx context.Context, conn net.Conn) error {
 // InsertVPCD does the same for a caller that reaches the reader in its own way, as in another network namespace. It calls
 // dial once for each insertion and closes what dial returns.
 func (s *Sim) InsertVPCD(ctx context.Context, dial func(context.Context) (net.Conn, error)) error {
+	return s.reside(ctx, false, func(ctx context.Context) error {
+		unseen := true
+		var err error
+		for unseen {
+			if unseen, err = s.stay(ctx, dial); unseen {
+				stayOut(ctx)
+			}
+		}
+		return err
+	})
+}
+
+// reside is the card's time in a reader: while stay runs, no other reader has it. The end of stay by Eject is no error.
+func (s *Sim) reside(ctx context.Context, t0 bool, stay func(context.Context) error) error {
 	serving, cancel := context.WithCancel(ctx)
 	defer cancel()
 	in := &insert{cancel: cancel, done: make(chan struct{})}
@@ -70,22 +84,16 @@ func (s *Sim) InsertVPCD(ctx context.Context, dial func(context.Context) (net.Co
 		s.mu.Unlock()
 		return fmt.Errorf("insert card: %w", errInserted)
 	}
-	s.inserts = in
+	s.inserts, s.t0 = in, t0
 	s.resetLocked()
 	s.mu.Unlock()
 
-	unseen := true
-	var err error
-	for unseen {
-		if unseen, err = s.stay(serving, dial); unseen {
-			stayOut(serving)
-		}
-	}
+	err := stay(serving)
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	defer close(in.done)
-	s.inserts, s.ram = nil, ram{}
+	s.inserts, s.ram, s.t0 = nil, ram{}, false
 	switch {
 	case in.ejected:
 		return nil
