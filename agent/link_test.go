@@ -251,7 +251,7 @@ func newTestLink(t *testing.T, f *frontDoor) (*link, chan linkEvent) {
 	events := make(chan linkEvent, 16)
 	l, err := newLink(Config{
 		Gateways: []string{f.listener.Addr().String()}, GatewayName: gatewayName, Root: f.root, TPM: chip, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
-	}, events)
+	}, events, newRoute())
 	require.NoError(t, err)
 	return l, events
 }
