@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench fuzz fmt build packages
+.PHONY: help demo test image image-lock bench fuzz fmt build packages
 
 BIN := build/bin
 GO ?= go
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 demo: ## install what is missing, build, play a researcher's day, stay up (ONCE=1: exit after the day)
 	@scripts/packages.sh demo
@@ -18,6 +18,15 @@ test: ## install what is missing, then run everything with -race
 	@scripts/axe.sh
 	@$(MAKE) --no-print-directory build
 	@scripts/asroot.sh scripts/test.sh
+
+image: ## the operating system of a box, into build/image (SITE=FILE: your site's; else a lab's, made once)
+	@scripts/packages.sh image
+	@$(MAKE) --no-print-directory build
+	@scripts/image.sh $(SITE)
+
+image-lock: ## the newest versions of the image's Debian packages, into image/packages.lock
+	@$(MAKE) --no-print-directory build
+	@$(BIN)/sdbox-image lock --out image/packages.lock
 
 bench: ## the figures of README.md, on this machine
 	@scripts/packages.sh demo test
@@ -33,4 +42,5 @@ fmt: ## format the code
 build: ## the programs, into build/bin
 	@mkdir -p $(BIN) && echo "building the programs into $(BIN)"
 	@CGO_ENABLED=1 $(GO) build -trimpath -o $(BIN)/ ./cmd/sdbox-agent ./cmd/sdbox-lab
-	@CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/ ./cmd/sdbox-gateway ./cmd/sdbox-bubble ./cmd/sdbox-pki ./cmd/sdboxctl
+	@CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/ ./cmd/sdbox-gateway ./cmd/sdbox-bubble ./cmd/sdbox-image ./cmd/sdbox-pki ./cmd/sdboxctl
+	@CGO_ENABLED=1 $(GO) build -trimpath -buildvcs=false -tags netgo,osusergo -ldflags "-s -w -buildid=" -o $(BIN)/box/ ./cmd/sdbox-agent

@@ -5,7 +5,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p build
 log=build/test.log
-unformatted=$(gofmt -l agent cmd firmware gateway internal pki test 2>/dev/null)
+unformatted=$(gofmt -l agent cmd firmware gateway image internal pki test 2>/dev/null)
 if [ -n "$unformatted" ]; then
 	printf 'not formatted (run "make fmt"):\n%s\n' "$unformatted"
 	exit 1
