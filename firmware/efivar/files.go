@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -16,7 +17,10 @@ import (
 // Mounted is where Linux shows the variables of the machine it runs on.
 const Mounted = "/sys/firmware/efi/efivars"
 
-const immutable = 0x10 // FS_IMMUTABLE_FL of linux/fs.h
+const (
+	immutable   = 0x10         // FS_IMMUTABLE_FL of linux/fs.h
+	maxVariable = MaxLists + 4 // bytes, with the attributes; ours
+)
 
 // Files are the variables of a machine, through efivarfs (Linux, Documentation/filesystems/efivarfs.rst). Writing needs root.
 type Files struct{ dir string }
@@ -37,12 +41,17 @@ func (f *Files) Read(name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	raw, err := os.ReadFile(path)
+	file, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("read variable: %w", err)
 	}
-	if len(raw) < 4 {
-		return nil, fmt.Errorf("read variable %s: %d bytes, want 4 of attributes at least", name, len(raw))
+	defer file.Close()
+	raw, err := io.ReadAll(io.LimitReader(file, maxVariable+1))
+	if err != nil {
+		return nil, fmt.Errorf("read variable %s: %w", name, err)
+	}
+	if len(raw) < 4 || len(raw) > maxVariable {
+		return nil, fmt.Errorf("read variable %s: %d bytes, want 4 of attributes at least and %d at most", name, len(raw), maxVariable)
 	}
 	return raw[4:], nil
 }

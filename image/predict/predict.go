@@ -17,7 +17,6 @@ package predict
 import (
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"unicode/utf16"
@@ -178,11 +177,11 @@ func stub(i *uki.Image, _ Firmware) (register, error) {
 
 func nothing(*uki.Image, Firmware) (register, error) { return register{}, nil }
 
-// Text writes register values as sdbox-agent machine prints them, a line for each.
+// Text writes registers with one value each as sdbox-agent machine prints them, a line for each.
 func Text(registers []reference.PCR) string {
 	var text string
 	for _, p := range registers {
-		text += fmt.Sprintf("pcr %d %s\n", p.Index, hex.EncodeToString(p.Digest[:]))
+		text += p.String() + "\n"
 	}
 	return text
 }
