@@ -69,7 +69,7 @@ func (c Config) boot() []string {
 		a = append(a, "-kernel", c.Kernel, "-initrd", c.Initrd, "-append", c.CommandLine)
 	}
 	if f := c.Firmware; f != nil {
-		a = append(a, "-drive", "if=pflash,format=raw,unit=0,readonly=on,file="+f.Code, "-drive", "if=pflash,format=raw,unit=1,file="+f.Variables,
+		a = append(a, "-drive", "if=pflash,format=raw,unit=0,readonly=on,file="+firmwareCode, "-drive", "if=pflash,format=raw,unit=1,file="+f.Variables,
 			"-global", "driver=cfi.pflash01,property=secure,value=on",
 			"-drive", "if=none,id=disk,format=raw,file="+f.Disk, "-device", "virtio-blk-pci,drive=disk,bootindex=0")
 	}

@@ -2,9 +2,47 @@
 
 package vm
 
-// Firmware is what a machine starts with that boots from a disk: OVMF.
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"sdbox/firmware/efivar"
+)
+
+// What Debian's package ovmf has: the firmware with Secure Boot, and its variables as a machine leaves the factory.
+const (
+	firmwareCode     = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd"
+	factoryVariables = "/usr/share/OVMF/OVMF_VARS_4M.fd"
+)
+
+// Firmware is what a machine starts with that boots from a disk: OVMF. Paths are QEMU's (see Config.Inside); the machine writes to both.
 type Firmware struct {
-	Code      string // flash image of the program, as Debian's package ovmf has it
-	Variables string // flash image of the variables; the machine writes to it
-	Disk      string // raw image of the disk it boots from; the machine writes to it
+	Variables string // flash image of the variables: MakeVariables, or of a boot before
+	Disk      string // raw image of the disk
+}
+
+// MakeVariables writes the flash image of a firmware's variables at path: with Secure Boot on and the keys of a site, or in setup mode
+// where keys is empty. The folder keys is one of "sdbox-image keys"; db names the list that may start: "db", or "db-dev" for a machine
+// that starts development images.
+func MakeVariables(path, keys, db string) error {
+	factory, err := os.ReadFile(factoryVariables)
+	if err != nil {
+		return fmt.Errorf("firmware (package ovmf): %w", err)
+	}
+	var list []Variable
+	if keys != "" {
+		for _, v := range []struct{ variable, file string }{{efivar.PK, "PK"}, {efivar.KEK, "KEK"}, {efivar.DB, db}} {
+			value, err := os.ReadFile(filepath.Join(keys, v.file+".esl"))
+			if err != nil {
+				return fmt.Errorf("firmware: %w", err)
+			}
+			list = append(list, Variable{Name: v.variable, Attributes: authenticated, Value: value})
+		}
+	}
+	filled, err := WriteVariables(factory, list...)
+	if err != nil {
+		return fmt.Errorf("firmware: %w", err)
+	}
+	return os.WriteFile(path, filled, 0o600)
 }
