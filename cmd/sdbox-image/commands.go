@@ -7,5 +7,7 @@ type cli struct {
 	Lock    lockCmd    `cmd:"" help:"Ask apt for the newest versions of the image's packages, and write them as a lock."`
 	Keys    keysCmd    `cmd:"" help:"Make the Secure Boot keys of a site."`
 	Sign    signCmd    `cmd:"" help:"Sign an image anew."`
+	Inspect inspectCmd `cmd:"" help:"Print what is in an image: sections, command line, modules, programs, signer, trust anchors."`
 	Predict predictCmd `cmd:"" help:"Print what a machine's TPM will say once it has booted an image."`
+	Release releaseCmd `cmd:"" help:"Make and sign what updates boxes in the field."`
 }

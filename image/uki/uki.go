@@ -101,8 +101,8 @@ func (i *Image) Section(name string) []byte {
 	return nil
 }
 
-// Size is the length of the file in bytes.
-func (i *Image) Size() int { return len(i.raw) }
+// Built is the time that the image says it was made.
+func (i *Image) Built() time.Time { return time.Unix(int64(u32(i.raw, i.head.pe+atTime)), 0).UTC() }
 
 var loaderInfo = regexp.MustCompile(`^#### LoaderInfo: systemd-stub ([0-9]{3})([ -~]{0,40}) ####\x00?$`)
 

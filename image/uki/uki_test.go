@@ -77,6 +77,7 @@ func TestWhatWasAssembledIsReadBack(t *testing.T) {
 	major, whole, err := i.Stub()
 	require.NoError(t, err)
 	require.Equal(t, []string{"252", version}, []string{major, whole})
+	require.Equal(t, spec.Built, i.Built())
 	c, err := i.Signer()
 	require.NoError(t, err)
 	require.Equal(t, p.certificate, c)
