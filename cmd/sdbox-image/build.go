@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -114,12 +115,18 @@ func (c *lockCmd) Run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	changed := 0
 	for _, p := range now {
 		if old, found := was.Find(p.Name); !found || old != p {
-			fmt.Fprintf(out, "%s (was: %s)\n", p, old.Version)
+			changed++
+			fmt.Fprintf(out, "  %s, was %s\n", p, cmp.Or(old.Version, "not there"))
 		}
 	}
-	return os.WriteFile(c.Out, []byte(now.Text()), 0o644)
+	if err := os.WriteFile(c.Out, []byte(now.Text()), 0o644); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(out, "%s: %d packages as apt has them now, %d other than in image/packages.lock\n", c.Out, len(now), changed)
+	return err
 }
 
 // hintError is an error with what to do about it.
