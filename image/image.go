@@ -5,15 +5,16 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
 	"errors"
 	"fmt"
 	"os"
-	"regexp"
 	"strings"
 	"time"
 
+	"sdbox/firmware/release"
 	"sdbox/image/initramfs"
 	"sdbox/image/keys"
 	"sdbox/image/packages"
@@ -61,14 +62,15 @@ type Spec struct {
 	Note    func(string)  // is told, in words for people, what takes long
 }
 
-var versionForm = regexp.MustCompile(`^[0-9]{4}\.[0-9]{1,2}\.[0-9]{1,2}(\.[0-9]{1,4})?$`)
-
 func (s *Spec) check() error {
+	if _, err := release.ParseVersion(s.Version); err != nil {
+		return err
+	}
 	switch {
 	case s.Form != Production && s.Form != Dev:
 		return fmt.Errorf("form %q: want %s or %s", s.Form, Production, Dev)
-	case !versionForm.MatchString(s.Version):
-		return fmt.Errorf("version %q: want year.month.day", s.Version)
+	case s.Site.Release.Minimum != "" && release.Compare(s.Site.Release.Minimum, s.Version) > 0:
+		return fmt.Errorf("version %q is older than release.minimum %q of the site", s.Version, s.Site.Release.Minimum)
 	case s.Built.Year() < 2020:
 		return fmt.Errorf("built %s: no time an image can be of", s.Built.Format(time.RFC3339))
 	}
@@ -178,6 +180,7 @@ func (s *Spec) settings(profile initramfs.Profile) (map[string][]byte, error) {
 			"profile": s.Profile, "form": s.Form, "domain": s.Site.Domain, "version": s.Version, "model": s.Profile,
 			"built": s.Built.UTC().Truncate(time.Second), "events": s.Site.Events,
 			"usb": table{"hubs": profile.Hubs}, "watchdog": table{"seconds": watchdogSeconds},
+			"release": table{"minimum": cmp.Or(s.Site.Release.Minimum, s.Version)},
 		},
 		"agent.toml": table{
 			"domain": s.Site.Domain, "gateway": s.Site.Gateway, "gateway_name": s.Site.GatewayName, "root": "root.pem",

@@ -39,6 +39,7 @@ type Site struct {
 // Release is who may sign the next image.
 type Release struct {
 	Threshold int      `toml:"threshold"` // how many of them at least
+	Minimum   string   `toml:"minimum"`   // the oldest version that may replace an image; "" = its own, so that a box never goes back
 	Keys      []string `toml:"keys"`      // files: one verifier key each, as sdbox-pki reference key writes release.pub
 }
 

@@ -4,6 +4,7 @@ package release
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -66,6 +67,23 @@ func (s shape) encode(w io.Writer, image, base []byte) error {
 		}
 	}
 	return nil
+}
+
+// Decode makes the image of a file, from base if it is a delta, and holds it to its hash.
+func Decode(file []byte, image Digest, base []byte) ([]byte, error) {
+	var old io.ReaderAt
+	if base != nil {
+		old = bytes.NewReader(base)
+	}
+	out := make([]byte, 0, image.Size)
+	err := product().decode(file, image.Size, old, int64(len(base)), func(block []byte) error {
+		out = append(out, block...)
+		return nil
+	})
+	if err == nil && sha256.Sum256(out) != image.SHA256 {
+		err = fmt.Errorf("%w: another hash", ErrCorrupt)
+	}
+	return out, err
 }
 
 // decode hands the blocks of an image of this size to each, in order; a block is each's only until it returns. base is nil for a full

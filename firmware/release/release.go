@@ -23,6 +23,7 @@ package release
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -72,6 +73,18 @@ func Compare(a, b string) int {
 }
 
 var word = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{0,63}$`)
+
+// The files of a release in its folder. A delta's name is that of FileDelta.
+const (
+	FileNote = "release.note"
+	FileFull = "full.zst"
+)
+
+// FileDelta is the name of the delta from a version.
+func FileDelta(from string) string { return "delta-" + from + ".zst" }
+
+// DigestOf names these bytes.
+func DigestOf(b []byte) Digest { return Digest{sha256.Sum256(b), int64(len(b))} }
 
 // Digest names bytes by hash and length.
 type Digest struct {
@@ -142,6 +155,19 @@ func Open(trust *reference.Trust, signed []byte) (Release, error) {
 	r, err := parse(text)
 	if err != nil {
 		return Release{}, fmt.Errorf("open release: %w", err)
+	}
+	return r, nil
+}
+
+// Unverified reads a note that nobody need have signed yet: for who is about to sign it.
+func Unverified(textOrNote []byte) (Release, error) {
+	text := string(textOrNote)
+	if i := strings.Index(text, "\n\n"); i >= 0 { // there is no empty line in a text
+		text = text[:i+1]
+	}
+	r, err := parse(text)
+	if err != nil {
+		return Release{}, fmt.Errorf("read release: %w", err)
 	}
 	return r, nil
 }

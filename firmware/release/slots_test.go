@@ -4,7 +4,6 @@ package release
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"io"
 	"math/rand/v2"
 	"testing"
@@ -14,8 +13,6 @@ import (
 )
 
 const imageSize = 96 << 10
-
-func digest(b []byte) Digest { return Digest{sha256.Sum256(b), int64(len(b))} }
 
 // update is a release with its files.
 type update struct {
@@ -28,8 +25,8 @@ const oldVersion = "2026.11.20"
 func updateOf(t testing.TB, image, old []byte) update {
 	t.Helper()
 	u := update{Release: sample(), full: encoded(t, small(), image, nil), delta: encoded(t, small(), image, old)}
-	u.Image, u.Full = digest(image), digest(u.full)
-	u.Deltas = []Delta{{oldVersion, digest(old), digest(u.delta)}}
+	u.Image, u.Full = DigestOf(image), DigestOf(u.full)
+	u.Deltas = []Delta{{oldVersion, DigestOf(old), DigestOf(u.delta)}}
 	return u
 }
 
@@ -174,7 +171,7 @@ func TestSlotThatIsNotWhatWasSignedIsNeverArmed(t *testing.T) {
 		"signed, but makes more":          func(u *update, _ *machine) { u.Image.Size -= 16 << 10 },
 		"signed, but a bomb": func(u *update, _ *machine) {
 			u.full = hostileFiles(t)["a bomb"]
-			u.Full = digest(u.full)
+			u.Full = DigestOf(u.full)
 		},
 		"the firmware takes no BootNext": func(_ *update, m *machine) { m.broken["BootNext"+bootVendor] = true },
 		"the firmware takes no trial":    func(_ *update, m *machine) { m.broken[trialName] = true },
