@@ -9,6 +9,7 @@ import (
 	encoding "encoding/asn1"
 	"strings"
 
+	"sdbox/image/initramfs"
 	"sdbox/image/keys"
 
 	"golang.org/x/crypto/cryptobyte"
@@ -17,13 +18,14 @@ import (
 
 // CommandLine is what the kernel of an image is told; it is part of the signed program, and the stub takes no other. The words are the
 // kernel's own (Documentation/admin-guide/kernel-parameters.rst); README.md says what each of them answers.
-func CommandLine(form string) string {
+func CommandLine(form string, p initramfs.Profile) string {
 	words := []string{
 		"quiet", "loglevel=3", "panic=-1", "oops=panic", "lockdown=confidentiality", "module.sig_enforce=1",
 		"init_on_alloc=1", "init_on_free=1", "slab_nomerge", "page_alloc.shuffle=1", "randomize_kstack_offset=on", "pti=on", "vsyscall=none",
 		"debugfs=off", "proc_mem.force_override=never", "bdev_allow_write_mounted=0",
 		"intel_iommu=on", "amd_iommu=force_isolation", "iommu.strict=1", "efi=disable_early_pci_dma",
 	}
+	words = append(words, p.Words()...)
 	if form == Dev {
 		words = append(words, "console=ttyS0")
 	}

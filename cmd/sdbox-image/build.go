@@ -26,6 +26,7 @@ type buildCmd struct {
 	Packages   string    `placeholder:"FILE" type:"path" help:"Lock of the Debian packages; else the one this program was built with."`
 	Cache      string    `default:"build/cache" placeholder:"DIR" type:"path" help:"Folder of fetched packages."`
 	InitrdOnly bool      `help:"Write initrd and kernel alone, for a start without firmware."`
+	Readme     string    `hidden:"" type:"path" help:"Text to write the table of contents into."`
 	Out        string    `required:"" placeholder:"DIR" type:"path" help:"Folder to write into."`
 }
 
@@ -46,7 +47,10 @@ func (c *buildCmd) Run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return packageHint(err)
 	}
-	return c.say(out, built)
+	if c.Readme != "" {
+		err = built.WriteContents(c.Readme)
+	}
+	return errors.Join(err, c.say(out, built))
 }
 
 // say tells what was made.

@@ -114,13 +114,13 @@ func (t Tree) drivers(from packages.Files) error {
 
 // modules puts in the kernel modules and the file that says in which order, and with which parameters, PID 1 loads them.
 func (t Tree) modules(s Spec) error {
-	order, err := loadOrder(s.Profile.Modules, s.Packages)
+	order, builtin, err := loadOrder(s.Profile.Modules, s.Packages)
 	if err != nil {
 		return err
 	}
 	unused := map[string]bool{}
 	for name := range s.Profile.Parameters {
-		unused[name] = true
+		unused[name] = !builtin[name]
 	}
 	var load strings.Builder
 	for _, m := range order {
@@ -128,8 +128,10 @@ func (t Tree) modules(s Spec) error {
 		load.WriteString(strings.Join(append([]string{m.name + ".ko"}, s.Profile.Parameters[m.name]...), " ") + "\n")
 		delete(unused, m.name)
 	}
-	for name := range unused {
-		return fmt.Errorf("profile %s: parameters for %s, which is not loaded", s.Profile.Name, name)
+	for name, is := range unused {
+		if is {
+			return fmt.Errorf("profile %s: parameters for %s, which is not loaded", s.Profile.Name, name)
+		}
 	}
 	t.file(path.Join(modulesPath, "load"), 0o644, []byte(load.String()), "")
 	return nil

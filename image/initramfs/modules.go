@@ -5,6 +5,7 @@ package initramfs
 import (
 	"bytes"
 	"debug/elf"
+	"errors"
 	"fmt"
 	"io"
 	"path"
@@ -28,12 +29,11 @@ type module struct {
 
 // loadOrder returns the modules wanted and all they depend on, each after what it needs, otherwise in the order wanted. What is built
 // into the kernel is left out.
-func loadOrder(wanted []string, kernel packages.Files) ([]module, error) {
+func loadOrder(wanted []string, kernel packages.Files) (out []module, builtin map[string]bool, err error) {
 	files, builtin, err := catalogue(kernel)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var out []module
 	seen := map[string]bool{}
 	var add func(name string, trail []string) error
 	add = func(name string, trail []string) error {
@@ -66,10 +66,10 @@ func loadOrder(wanted []string, kernel packages.Files) ([]module, error) {
 	}
 	for _, name := range wanted {
 		if err := add(fold(name), nil); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	return out, nil
+	return out, builtin, nil
 }
 
 // catalogue lists the kernel's modules by their folded names: those in files, and those built in.
@@ -90,8 +90,8 @@ func catalogue(kernel packages.Files) (files map[string]string, builtin map[stri
 			}
 		}
 	}
-	if len(files) == 0 {
-		return nil, nil, fmt.Errorf("no kernel modules in the packages of the lock")
+	if len(files)+len(builtin) == 0 {
+		return nil, nil, errors.New("no kernel modules in the packages of the lock")
 	}
 	return files, builtin, nil
 }

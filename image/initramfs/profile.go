@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
@@ -23,7 +25,7 @@ type Profile struct {
 	Name       string              `toml:"-"`
 	About      string              `toml:"about"`      // one sentence, for people
 	Modules    []string            `toml:"modules"`    // wanted kernel modules, in the order they are to be loaded; what they need is found
-	Parameters map[string][]string `toml:"parameters"` // of modules, by name: the kernel gives them nothing from its command line
+	Parameters map[string][]string `toml:"parameters"` // of modules, by name
 	Firmware   []string            `toml:"firmware"`   // files below /lib/firmware of a package of the lock
 	Packages   []string            `toml:"packages"`   // packages of the lock that hold the firmware
 	Hubs       bool                `toml:"hubs"`       // whether USB hubs are let in
@@ -66,6 +68,18 @@ func (p Profile) check() error {
 		}
 	}
 	return nil
+}
+
+// Words are the parameters as the kernel's command line takes them for what is built in. A module that is loaded sees nothing of it:
+// it has its parameters from the file of the load order.
+func (p Profile) Words() []string {
+	var out []string
+	for _, m := range slices.Sorted(maps.Keys(p.Parameters)) {
+		for _, v := range p.Parameters[m] {
+			out = append(out, m+"."+v)
+		}
+	}
+	return out
 }
 
 // ProfileNames are the names ReadProfile knows.
