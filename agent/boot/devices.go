@@ -18,7 +18,7 @@ import (
 )
 
 // readersFile is libccid's list of the readers it drives.
-const readersFile = "/etc/libccid_Info.plist"
+const readersFile = "/usr/lib/pcsc/drivers/ifd-ccid.bundle/Contents/Info.plist"
 
 // fingerPort is the virtio-serial port that carries a finger sensor in the domain lab.
 const fingerPort = "org.sdbox.finger"
