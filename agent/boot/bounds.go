@@ -14,7 +14,7 @@ import (
 func bounds() []cap.Value {
 	return []cap.Value{
 		cap.SETUID, cap.SETGID, cap.SETPCAP, cap.KILL, cap.CHOWN, cap.FOWNER, cap.DAC_OVERRIDE, // roles and device nodes
-		cap.NET_ADMIN, cap.NET_RAW, // the network's role, uevents
+		cap.NET_ADMIN, cap.NET_RAW, cap.NET_BIND_SERVICE, // the network's role, uevents
 		cap.SYS_TIME, cap.SYS_BOOT, cap.SYS_RESOURCE, // clock, restart, who goes first when memory ends
 		cap.LINUX_IMMUTABLE, // efivarfs guards variables it does not know by that mark
 		cap.SYS_ADMIN,       // the display's master, Secure Boot variables

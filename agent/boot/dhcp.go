@@ -22,8 +22,9 @@ import (
 
 // Times of asking for an address (implementation; RFC 2131, 4.1 begins with 4 s, for networks of 1997).
 const (
-	firstAnswer = time.Second // how long the first question waits for its answer; each next one twice as long
-	questions   = 4           // of one kind, before all begins anew
+	firstAnswer = time.Second            // how long the first question waits for its answer; each next one twice as long
+	questions   = 4                      // of one kind, before all begins anew
+	firstRest   = 250 * time.Millisecond // after all of them, or what could not be used; each next one twice as long
 	restMost    = 8 * time.Second
 
 	leaseLeast = 30 * time.Second // a shorter lease is taken for so long: it would be renewed all the time
@@ -122,7 +123,7 @@ type asker struct {
 // run asks until it has a lease, renews it at half of its life and then at half of what is left, and begins anew when it has ended or the
 // network takes it back, until ctx ends.
 func (k *asker) run(ctx context.Context) {
-	for rest := firstAnswer; ctx.Err() == nil; rest = min(2*rest, restMost) {
+	for rest := firstRest; ctx.Err() == nil; rest = min(2*rest, restMost) {
 		l, err := k.ask(ctx, k)
 		if err != nil {
 			k.failed(err)
@@ -131,7 +132,7 @@ func (k *asker) run(ctx context.Context) {
 			}
 			continue
 		}
-		rest = firstAnswer
+		rest = firstRest
 		k.hold(ctx, l)
 	}
 }

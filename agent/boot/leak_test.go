@@ -10,24 +10,28 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"syscall"
 	"testing"
+	"time"
 
 	"sdbox/test/leak"
 )
 
-// Names by which the test's own program is started again.
+// How the test's own program is started again.
 const (
-	testInNetwork = "boot-tests" // the tests, in a network of their own
-	testRole      = "boot-role"  // the role network, in another
+	testInNetwork = "BOOT_TESTS=in their network" // in the environment: the tests, in a network of their own
+	testRole      = "boot-role"                   // the program's name: the role network, in another
 )
 
 func TestMain(m *testing.M) {
-	switch os.Args[0] {
-	case testInNetwork:
+	if slices.Contains(os.Environ(), testInNetwork) {
 		os.Exit(leak.Main(m))
-	case testRole:
-		if err := RunNetwork(context.Background(), os.NewFile(4, "slots"), os.NewFile(3, "report"), slog.New(slog.NewTextHandler(os.Stderr, nil))); err != nil {
+	}
+	if os.Args[0] == testRole {
+		log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+		err := runNetwork(context.Background(), os.NewFile(slotsFile, "slots"), os.NewFile(reportsFile, "reports"), log, patience{time.Second, time.Second})
+		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -39,7 +43,7 @@ func TestMain(m *testing.M) {
 // inNetwork runs the tests where they may make cables: no packet of theirs leaves.
 func inNetwork() int {
 	runtime.LockOSThread() // Pdeathsig is of the thread
-	c := &exec.Cmd{Path: "/proc/self/exe", Args: append([]string{testInNetwork}, os.Args[1:]...), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+	c := &exec.Cmd{Path: "/proc/self/exe", Args: os.Args, Env: append(os.Environ(), testInNetwork), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		SysProcAttr: &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}}
 	err := c.Run()
 	var exit *exec.ExitError

@@ -21,11 +21,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Times after which a person is told what is missing (implementation): a link takes 2.5 to 3.2 s to come up, an address some more.
-const (
-	cablePatience   = 6 * time.Second
-	addressPatience = 8 * time.Second
-)
+// patience is how long something may be missing before a person is told.
+type patience struct{ cable, address time.Duration }
 
 // report is what the role network tells PID 1, one JSON object a line: exactly one field is set.
 type report struct {
@@ -63,7 +60,8 @@ type network struct {
 	state    NetworkState
 	seen     bool       // there is an adapter
 	adapter  netAdapter // the one that is used; its carrier says whether its cable is in
-	patience *time.Timer
+	patience patience
+	waiting  *time.Timer // until patience has run out
 	said     networkReport
 
 	begin    func(six bool) // has one more ask on the adapter; nil while nobody asks
@@ -82,8 +80,13 @@ type network struct {
 // RunNetwork is the role network, until ctx ends: it reads the two configuration slots, then finds the cable, asks for an address or
 // takes that of the slot, and says on out how it stands.
 func RunNetwork(ctx context.Context, slots io.Reader, out io.Writer, log *slog.Logger) error {
+	// A link takes 2.5 to 3.2 s to come up, an address some more.
+	return runNetwork(ctx, slots, out, log, patience{cable: 6 * time.Second, address: 8 * time.Second})
+}
+
+func runNetwork(ctx context.Context, slots io.Reader, out io.Writer, log *slog.Logger, p patience) error {
 	n := &network{
-		log: log, out: out, table: map[NetworkState]map[netTrigger]netRow{}, state: Starting, patience: time.NewTimer(cablePatience),
+		log: log, out: out, table: map[NetworkState]map[netTrigger]netRow{}, state: Starting, patience: p, waiting: time.NewTimer(p.cable),
 		stop: func() {}, got: make(chan netLease), tidings: make(chan tiding),
 	}
 	for _, r := range networkTable() {
@@ -137,7 +140,7 @@ func (n *network) loop(ctx context.Context) error {
 			err = n.onTiding(ctx, t)
 		case l := <-n.got:
 			err = n.onLease(ctx, l)
-		case <-n.patience.C:
+		case <-n.waiting.C:
 			err = n.onPatience(ctx)
 		}
 	}
@@ -208,12 +211,12 @@ func (n *network) fire(ctx context.Context, t netTrigger) error {
 	n.state = row.to
 	switch row.do {
 	case ask:
-		n.patience.Reset(addressPatience)
+		n.waiting.Reset(n.patience.address)
 		if err := n.ask(ctx); err != nil {
 			return err
 		}
 	case wait:
-		n.patience.Reset(addressPatience)
+		n.waiting.Reset(n.patience.address)
 	case rest:
 		n.stop()
 		n.doubt()
@@ -290,7 +293,7 @@ func (n *network) onLease(ctx context.Context, got netLease) error {
 	old, l := *held, got.lease
 	*held = l
 	if l != nil {
-		n.log.Info("lease", "address", l.address.String(), "router", l.router.String(), "resolvers", fmt.Sprint(l.resolvers), "seconds", int(l.life.Seconds()))
+		n.log.Info("lease", "address", l.address, "router", l.router, "resolvers", l.resolvers, "seconds", int(l.life.Seconds()))
 		if err := n.configure(*l); err != nil { // the kernel does not take what the network gave
 			n.log.Warn("lease", "err", err)
 			*held = nil

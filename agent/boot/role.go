@@ -36,6 +36,6 @@ func roleSpecs() map[Role]roleSpec {
 	return map[Role]roleSpec{
 		RoleAgent:   {RoleAgent, []string{string(RoleAgent)}, UserAgent, nil, 900},
 		RoleCard:    {RoleCard, []string{string(RoleCard)}, UserCard, nil, 300},
-		RoleNetwork: {RoleNetwork, []string{string(RoleNetwork)}, UserNet, []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW}, 500},
+		RoleNetwork: {RoleNetwork, []string{string(RoleNetwork)}, UserNet, []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_NET_BIND_SERVICE}, 500},
 	}
 }
