@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 .DEFAULT_GOAL := help
-.PHONY: help demo test image image-lock bench fuzz fmt build packages
+.PHONY: help demo test image image-lock kernel bench fuzz fmt build packages
 
 BIN := build/bin
 GO ?= go
@@ -28,6 +28,11 @@ image: ## the operating system of a box, into build/image (SITE=FILE: your site'
 image-lock: ## the newest versions of the image's Debian packages, into image/packages.lock
 	@$(MAKE) --no-print-directory build
 	@$(BIN)/sdbox-image lock --out image/packages.lock
+
+kernel: ## a kernel without modules for the image, into build/kernel; then: make image KERNEL=build/kernel
+	@scripts/packages.sh kernel
+	@$(MAKE) --no-print-directory build
+	@scripts/kernel.sh
 
 bench: ## the figures of README.md, on this machine
 	@scripts/packages.sh demo test

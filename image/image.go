@@ -59,6 +59,7 @@ type Spec struct {
 	Agent   string        // file: the program sdbox-agent, stripped
 	Lock    packages.Lock // which packages
 	Cache   string        // folder of fetched packages
+	Kernel  string        // folder of a kernel of one's own, as make kernel makes it; "" = the one of the lock
 	Note    func(string)  // is told, in words for people, what takes long
 }
 
@@ -135,18 +136,22 @@ const (
 )
 
 func unpack(ctx context.Context, s Spec) (packages.Files, error) {
-	debs, err := packages.Fetch(ctx, s.Lock, s.Cache, func(p packages.Package) { s.Note("fetching " + p.String()) })
+	used := s.packages()
+	debs, err := packages.Fetch(ctx, used, s.Cache, func(p packages.Package) { s.Note("fetching " + p.String()) })
 	if err != nil {
 		return nil, err
 	}
 	files := packages.Files{}
 	for i, deb := range debs {
-		err := files.Unpack(ctx, s.Lock[i].Name, deb, func(p string) bool {
+		err := files.Unpack(ctx, used[i].Name, deb, func(p string) bool {
 			return initramfs.Wants(p) || p == stubPath || strings.HasPrefix(p, kernelPath) || strings.HasPrefix(p, configPath)
 		})
 		if err != nil {
 			return nil, err
 		}
+	}
+	if s.Kernel != "" {
+		return files, own(s.Kernel, files)
 	}
 	return files, nil
 }

@@ -7,10 +7,16 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	encoding "encoding/asn1"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 
 	"sdbox/image/initramfs"
 	"sdbox/image/keys"
+	"sdbox/image/packages"
 
 	"golang.org/x/crypto/cryptobyte"
 	"golang.org/x/crypto/cryptobyte/asn1"
@@ -31,6 +37,45 @@ func CommandLine(form string, p initramfs.Profile) string {
 	}
 	return strings.Join(words, " ")
 }
+
+// The files of a kernel of one's own, in a folder. It has no modules: what a profile wants is built in.
+const (
+	ownKernel  = "vmlinuz"
+	ownConfig  = "config"
+	ownRelease = "release"         // what uname -r says
+	ownBuiltin = "modules.builtin" // what is built in, by the files the modules would have been
+	ownSource  = "source.lock"     // the package of its source, as a line of a lock
+)
+
+// packages are those of the lock that are used.
+func (s *Spec) packages() packages.Lock {
+	if s.Kernel == "" {
+		return s.Lock
+	}
+	return slices.DeleteFunc(slices.Clone(s.Lock), func(p packages.Package) bool { return strings.HasPrefix(p.Name, "linux-image-") })
+}
+
+// own puts a kernel of one's own where that of a package would stand.
+func own(dir string, files packages.Files) error {
+	release, err := readCapped(filepath.Join(dir, ownRelease))
+	if err != nil {
+		return err
+	}
+	name := strings.TrimSpace(string(release))
+	if !releaseForm.MatchString(name) {
+		return fmt.Errorf("%s: %q is no release of a kernel", dir, name)
+	}
+	for file, as := range map[string]string{ownKernel: kernelPath + name, ownConfig: configPath + name, ownBuiltin: "lib/modules/" + name + "/" + ownBuiltin} {
+		data, err := os.ReadFile(filepath.Join(dir, file))
+		if err != nil {
+			return err
+		}
+		files[as] = packages.File{Data: data, Package: "linux"}
+	}
+	return nil
+}
+
+var releaseForm = regexp.MustCompile(`^[0-9][A-Za-z0-9.+~_-]{1,60}$`)
 
 // execution is the policy of Integrity Policy Enforcement (Documentation/admin-guide/LSM/ipe.rst): nothing is executed, loaded into the
 // kernel or taken as firmware but what came with the initramfs.

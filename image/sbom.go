@@ -11,10 +11,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"os"
+	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
+
+	"sdbox/image/packages"
 )
 
 // The parts of CycloneDX 1.6 (ECMA-424) that are used.
@@ -55,7 +59,20 @@ func sbom(s Spec, p *Parts) ([]byte, error) {
 			Component: cdxComponent{Type: "operating-system", Ref: "sdbox-image", Name: "sdbox-image-" + s.Profile, Version: s.Version},
 		},
 	}
-	for _, d := range s.Lock {
+	used := s.packages()
+	if s.Kernel != "" {
+		source, err := os.Open(filepath.Join(s.Kernel, ownSource))
+		if err != nil {
+			return nil, err
+		}
+		defer source.Close()
+		linux, err := packages.ParseLock(source)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", source.Name(), err)
+		}
+		used = append(used, linux...)
+	}
+	for _, d := range used {
 		purl := "pkg:deb/debian/" + url.PathEscape(d.Name) + "@" + url.PathEscape(d.Version) + "?arch=amd64&distro=debian-12"
 		b.Components = append(b.Components, cdxComponent{
 			Type: "library", Ref: purl, Name: d.Name, Version: d.Version, PURL: purl, Hashes: []cdxHash{{"SHA-256", d.SHA256}},

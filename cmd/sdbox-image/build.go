@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"sdbox/image"
@@ -25,6 +26,7 @@ type buildCmd struct {
 	Dev        bool      `help:"An image with a serial console, signed by the key no production machine trusts."`
 	Packages   string    `placeholder:"FILE" type:"path" help:"Lock of the Debian packages; else the one this program was built with."`
 	Cache      string    `default:"build/cache" placeholder:"DIR" type:"path" help:"Folder of fetched packages."`
+	Kernel     string    `placeholder:"DIR" type:"existingdir" help:"A kernel of one's own, as make kernel makes it; else Debian's."`
 	InitrdOnly bool      `help:"Write initrd and kernel alone, for a start without firmware."`
 	Readme     string    `hidden:"" type:"path" help:"Text to write the table of contents into."`
 	Out        string    `required:"" placeholder:"DIR" type:"path" help:"Folder to write into."`
@@ -73,7 +75,7 @@ func (c *buildCmd) initrd(p *image.Parts) error {
 }
 
 func (c *buildCmd) spec(out io.Writer) (image.Spec, error) {
-	s := image.Spec{Profile: c.Profile, Form: image.Production, Version: c.Version, Built: c.Built, Agent: c.Agent, Cache: c.Cache,
+	s := image.Spec{Profile: c.Profile, Form: image.Production, Version: c.Version, Built: c.Built, Agent: c.Agent, Cache: c.Cache, Kernel: c.Kernel,
 		Note: func(text string) { fmt.Fprintln(out, text) }}
 	if c.Dev {
 		s.Form = image.Dev
@@ -84,17 +86,23 @@ func (c *buildCmd) spec(out io.Writer) (image.Spec, error) {
 	}
 	if c.Packages == "" {
 		s.Lock, err = image.Lock()
-		return s, err
+	} else {
+		s.Lock, err = readLock(c.Packages)
 	}
-	f, err := os.Open(c.Packages)
+	return s, err
+}
+
+func readLock(path string) (packages.Lock, error) {
+	f, err := os.Open(path)
 	if err != nil {
-		return s, err
+		return nil, err
 	}
 	defer f.Close()
-	if s.Lock, err = packages.ParseLock(f); err != nil {
-		return s, fmt.Errorf("%s: %w", c.Packages, err)
+	l, err := packages.ParseLock(f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return s, nil
+	return l, nil
 }
 
 // packageHint says what to do when the mirror has moved on.
@@ -102,6 +110,25 @@ func packageHint(err error) error {
 	if _, gone := errors.AsType[*packages.GoneError](err); gone {
 		return &hintError{err, "apt-get update; if it is still not there, the mirror has a newer one: make image-lock, and look at what changed"}
 	}
+	return err
+}
+
+type fetchCmd struct {
+	Packages string `arg:"" type:"existingfile" help:"Lock."`
+	Cache    string `default:"build/cache" placeholder:"DIR" type:"path" help:"Folder of fetched packages."`
+}
+
+// Run fetches the packages of a lock and prints their files.
+func (c *fetchCmd) Run(ctx context.Context, out io.Writer) error {
+	l, err := readLock(c.Packages)
+	if err != nil {
+		return err
+	}
+	files, err := packages.Fetch(ctx, l, c.Cache, func(packages.Package) {})
+	if err != nil {
+		return packageHint(err)
+	}
+	_, err = fmt.Fprintln(out, strings.Join(files, "\n"))
 	return err
 }
 
