@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -27,6 +28,7 @@ import (
 	"sdbox/gateway/console"
 	"sdbox/gateway/frontdoor"
 	"sdbox/gateway/registry"
+	"sdbox/gateway/releases"
 	"sdbox/gateway/session"
 	"sdbox/gateway/store"
 	"sdbox/internal/attest"
@@ -50,6 +52,7 @@ type Gateway struct {
 	registry *registry.Registry
 	identity profile.Identity
 	verifier *appraise.Verifier
+	releases *releases.Depot
 	sealed   *audit.Log
 	tunnel   *tunnel.Gateway
 	mux      *stream.Mux
@@ -130,6 +133,9 @@ func (g *Gateway) openTrust(ctx context.Context) error {
 		return fmt.Errorf("references: %w", err)
 	}
 	g.verifier = appraise.New(trust, "sdbox", g.conf.Name)
+	if g.releases, err = releases.Open(filepath.Join(g.conf.State, "releases"), g.registry, trust); err != nil {
+		return err
+	}
 	if g.after, err = g.store.Last(ctx); err != nil { // before the notes are read: what comes later is watched
 		return err
 	}
@@ -220,7 +226,7 @@ func (g *Gateway) openRooms(context.Context) error {
 	}
 	g.door, err = frontdoor.New(frontdoor.Config{
 		Name: c.Name, Store: g.store, Registry: g.registry, Trust: g.identity.Trust, Identity: g.identity.TLS, Devices: devices, EKRoots: roots,
-		Verifier: g.verifier, Signer: signer, Tunnel: g.tunnel, TunnelKey: g.tunnelKey, GatewayAddress: g.inner, Endpoints: c.FrontDoor.Endpoints,
+		Verifier: g.verifier, Signer: signer, Tunnel: g.tunnel, Releases: g.releases, TunnelKey: g.tunnelKey, GatewayAddress: g.inner, Endpoints: c.FrontDoor.Endpoints,
 		Lease: c.Tunnel.Lease, MaxWaiting: c.FrontDoor.MaxWaiting, Language: c.Language, Support: c.Support, Log: g.log,
 	})
 	if err != nil {
@@ -236,7 +242,7 @@ func (g *Gateway) openRooms(context.Context) error {
 	}
 	g.console, err = console.New(console.Config{
 		Gateway: c.Domain.Gateway(c.Name), Certificate: g.identity.TLS, Trust: g.identity.Trust, Store: g.store, Registry: g.registry,
-		Sessions: g.sessions, Door: g.door, Audit: g.sealed, References: g.verifier, Scratch: c.State, Log: g.log,
+		Sessions: g.sessions, Door: g.door, Audit: g.sealed, References: g.verifier, Releases: g.releases, Scratch: c.State, Log: g.log,
 	})
 	return err
 }

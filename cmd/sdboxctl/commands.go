@@ -22,6 +22,7 @@ type cli struct {
 	Bubble    bubbleCmd    `cmd:"" help:"Bubbles."`
 	Member    memberCmd    `cmd:"" help:"Who may enter which bubble."`
 	Reference referenceCmd `cmd:"" help:"Signed notes of reference values: what an intact box measures."`
+	Release   releaseCmd   `cmd:"" help:"Signed releases of the boxes' system."`
 	Lock      lockCmd      `cmd:"" help:"Locks: stop one person, card, box or bubble at once."`
 	Sessions  sessionsCmd  `cmd:"" help:"List the live sessions."`
 	Message   messageCmd   `cmd:"" help:"Show the person at a session's screen a message."`

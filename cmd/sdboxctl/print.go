@@ -76,6 +76,10 @@ func (p *printer) more(t io.Writer, v any) {
 		for _, x := range v {
 			row(t, x.Name, x.Model)
 		}
+	case console.Release:
+		release(t, v)
+	case []console.Release:
+		release(t, v...)
 	case console.Lock:
 		row(t, v.ID, v.Target, v.Message)
 	case []console.Lock:

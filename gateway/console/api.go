@@ -54,6 +54,11 @@ func (c *Console) routeAPI(mux *http.ServeMux) {
 		"GET /api/v1/references":             c.references,
 		"POST /api/v1/references":            c.addReference,
 		"POST /api/v1/references/retire":     c.retireReference,
+		"GET /api/v1/releases":               c.releases,
+		"POST /api/v1/releases":              c.addRelease,
+		"POST /api/v1/releases/offer":        c.offerRelease,
+		"POST /api/v1/releases/retire":       c.retireRelease,
+		"PUT " + releaseFiles + "{sha256}":   c.putReleaseFile,
 		"GET /api/v1/locks":                  c.locks,
 		"POST /api/v1/locks":                 c.addLock,
 		"POST /api/v1/locks/{id}/lift":       c.liftLock,
@@ -63,6 +68,12 @@ func (c *Console) routeAPI(mux *http.ServeMux) {
 		"GET /api/v1/refusals/{code}":        c.why,
 	} {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodPut { // a file takes longer than words
+				if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(fileTime)); err != nil {
+					c.answerError(w, r, err)
+					return
+				}
+			}
 			answer, err := handle(r)
 			if err != nil {
 				c.answerError(w, r, err)
@@ -132,6 +143,8 @@ func lists(path string) string {
 		return "sdboxctl person list, bubble list and member list show what there is"
 	case "references":
 		return "sdboxctl reference list shows what there is"
+	case "releases":
+		return "sdboxctl release list shows what there is"
 	case "refusals":
 		return "read it from the screen again; the code is known to the gateway that the box was at"
 	}

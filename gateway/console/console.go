@@ -15,19 +15,22 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
+	"sdbox/firmware/release"
 	"sdbox/gateway/appraise"
 	"sdbox/gateway/audit"
 	"sdbox/gateway/frontdoor"
 	"sdbox/gateway/registry"
+	"sdbox/gateway/releases"
 	"sdbox/gateway/session"
 	"sdbox/gateway/store"
 	"sdbox/pki/profile"
 )
 
-// maxBody is the longest body of a request, in bytes: a signed note of reference values is the longest thing sent here.
+// maxBody is the longest body of a request, in bytes, but for the file of a release: a signed note is the longest other thing sent here.
 const maxBody = 1 << 20
 
 // maxStrangers is how many connections may be open that have shown no operator's certificate yet. The newest take the place of the oldest:
@@ -54,7 +57,8 @@ type Config struct {
 	Door        *frontdoor.Door
 	Audit       *audit.Log
 	References  *appraise.Verifier // a note that it cannot hold a box to is not stored
-	Scratch     string             // folder for exports under way
+	Releases    *releases.Depot
+	Scratch     string // folder for exports under way
 	Log         *slog.Logger
 }
 
@@ -172,7 +176,11 @@ func (c *Console) known(next http.Handler) http.Handler {
 			http.Error(w, "this certificate is not an operator's", http.StatusForbidden)
 			return
 		}
-		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		longest := int64(maxBody)
+		if strings.HasPrefix(r.URL.Path, releaseFiles) {
+			longest = release.MaxTransfer
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, longest)
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), operatorKey{}, name)))
 	})
 }

@@ -30,6 +30,7 @@ import (
 	"sdbox/gateway/audit"
 	"sdbox/gateway/frontdoor"
 	"sdbox/gateway/registry"
+	"sdbox/gateway/releases"
 	"sdbox/gateway/session"
 	"sdbox/gateway/store"
 	"sdbox/internal/attest"
@@ -113,7 +114,9 @@ func newDesk(t testing.TB) *desk {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "audit.pub"), []byte(verifier), 0o600))
 	sealed, err := audit.Open(ctx, audit.Config{Store: db, Dir: filepath.Join(dir, "audit"), Key: logKey})
 	require.NoError(t, err)
-	c, err := New(Config{Gateway: "gw1.lab", Certificate: own, Trust: trust, Store: db, Registry: d.registry, Sessions: sessions, Door: door, Audit: sealed, References: references, Scratch: dir})
+	depot, err := releases.Open(filepath.Join(dir, "releases"), d.registry, notes)
+	require.NoError(t, err)
+	c, err := New(Config{Gateway: "gw1.lab", Certificate: own, Trust: trust, Store: db, Registry: d.registry, Sessions: sessions, Door: door, Audit: sealed, References: references, Releases: depot, Scratch: dir})
 	require.NoError(t, err)
 	// Before what serves, so that it is closed after it.
 	t.Cleanup(func() {

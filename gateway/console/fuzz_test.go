@@ -4,13 +4,16 @@ package console
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"sdbox/firmware/reference"
@@ -57,11 +60,14 @@ func FuzzAPI(f *testing.F) {
 		"cards": {Card{Person: person, Certificate: nine, Presence: ninth}, Card{Person: "x"}, Card{Person: person}, Card{Person: person, Certificate: ninth},
 			Card{Person: person, Certificate: nine}, Card{Person: person, Certificate: nine, Presence: nine}},
 		"cards/" + ident.GUID{1}.String() + "/revoke": {Reason{Reason: "lost"}},
-		"cards/x/revoke": {Reason{Reason: "lost"}},
-		"bubbles":        {Bubble{Name: "epi", Title: "Epi", Colour: "#1b6fb8", Address: "epi:7443", Account: "zoe", Countries: []string{"FR"}}, Bubble{Colour: "red"}},
-		"memberships":    {Membership{Person: person, Bubble: "epi", Account: "zoe"}, Membership{Person: "x"}},
-		"references":     {Reference{Model: "lab", Note: string(note)}, Reference{Note: "x"}},
-		"locks":          {Lock{Target: "site:Paris", Message: "closed"}, Lock{}},
+		"cards/x/revoke":  {Reason{Reason: "lost"}},
+		"bubbles":         {Bubble{Name: "epi", Title: "Epi", Colour: "#1b6fb8", Address: "epi:7443", Account: "zoe", Countries: []string{"FR"}}, Bubble{Colour: "red"}},
+		"memberships":     {Membership{Person: person, Bubble: "epi", Account: "zoe"}, Membership{Person: "x"}},
+		"references":      {Reference{Model: "lab", Note: string(note)}, Reference{Note: "x"}},
+		"releases":        {Release{Note: d.releaseOf([]byte("full"))}, Release{Note: "x"}},
+		"releases/offer":  {ReleaseName{Model: "lab", Version: "2026.11.24"}, ReleaseName{}},
+		"releases/retire": {ReleaseName{Model: "lab", Version: "2026.11.24", Reason: "old"}, ReleaseName{Model: "lab", Version: "2026.11.24"}},
+		"locks":           {Lock{Target: "site:Paris", Message: "closed"}, Lock{}},
 		"locks/" + ident.ID{5}.String() + "/lift": {Reason{Reason: "open"}},
 		"locks/x/lift":                    {Reason{Reason: "open"}},
 		"sessions/" + person + "/cut":     {Cut{Reason: "over"}, Cut{}, 7},
@@ -76,12 +82,18 @@ func FuzzAPI(f *testing.F) {
 			f.Add("POST", path, append([]byte(`{"what":1},`), raw...))
 		}
 	}
-	for _, path := range []string{"boxes", "people", "cards", "bubbles", "memberships", "references", "locks", "sessions", "refusals/C05-7K2", "refusals/X",
+	for _, path := range []string{"boxes", "people", "cards", "bubbles", "memberships", "references", "releases", "locks", "sessions", "refusals/C05-7K2", "refusals/X",
 		"boxes/PARIS-1/ping", "boxes/NONE-1/ping"} {
 		f.Add("GET", path, []byte{})
 	}
+	full := sha256.Sum256([]byte("full"))
+	_, err = d.console.conf.Releases.Add(f.Context(), "operator:anna", []byte(d.releaseOf([]byte("full"))))
+	require.NoError(f, err)
+	f.Add("PUT", "releases/files/"+hex.EncodeToString(full[:]), []byte("fall"))
+	f.Add("PUT", "releases/files/"+hex.EncodeToString(full[:]), []byte("full"))
+	f.Add("PUT", "releases/files/x", []byte("full"))
 	f.Fuzz(func(t *testing.T, method, path string, body []byte) {
-		if method != "GET" && method != "POST" || strings.Contains(path, "audit") {
+		if method != "GET" && method != "POST" && method != "PUT" || strings.Contains(path, "audit") {
 			return
 		}
 		r, err := http.NewRequestWithContext(t.Context(), method, "https://gw1.lab/api/v1/"+path, bytes.NewReader(body))
@@ -90,7 +102,7 @@ func FuzzAPI(f *testing.F) {
 		}
 		r.Header.Set("Content-Type", "application/json")
 		r.TLS = seen
-		w := httptest.NewRecorder()
+		w := recorder{httptest.NewRecorder()}
 		d.console.handler.ServeHTTP(w, r)
 		require.True(t, w.Code < 500 || w.Code == http.StatusGatewayTimeout, "%d %s", w.Code, w.Body)
 		if w.Code == http.StatusOK || w.Header().Get("Content-Type") == "application/json" {
@@ -98,3 +110,8 @@ func FuzzAPI(f *testing.F) {
 		}
 	})
 }
+
+// recorder takes a deadline as a connection does.
+type recorder struct{ *httptest.ResponseRecorder }
+
+func (recorder) SetReadDeadline(time.Time) error { return nil }

@@ -100,6 +100,32 @@ type Retirement struct {
 	Reason string `json:"reason"`
 }
 
+// Release is POST and GET /api/v1/releases: a signed release of a box's system. Of what is sent only the note is read.
+type Release struct {
+	Model   string        `json:"model,omitempty"`
+	Version string        `json:"version,omitempty"`
+	Minimum string        `json:"minimum,omitempty"` // the oldest version that may replace it
+	Expires time.Time     `json:"expires,omitzero"`
+	Offered bool          `json:"offered,omitempty"`
+	Files   []ReleaseFile `json:"files,omitempty"`
+	Note    string        `json:"note,omitempty"` // C2SP signed note, as its signers wrote it
+}
+
+// ReleaseFile is a file that a box fetches, PUT /api/v1/releases/files/{sha256}.
+type ReleaseFile struct {
+	SHA256  string `json:"sha256"`
+	Size    int64  `json:"size"`
+	From    string `json:"from,omitempty"` // the version that a delta applies to; empty = the whole system
+	Present bool   `json:"present"`
+}
+
+// ReleaseName is POST /api/v1/releases/offer, and with a reason POST /api/v1/releases/retire.
+type ReleaseName struct {
+	Model   string `json:"model"`
+	Version string `json:"version"`
+	Reason  string `json:"reason,omitempty"`
+}
+
 // Session is GET /api/v1/sessions.
 type Session struct {
 	ID      string    `json:"id"`

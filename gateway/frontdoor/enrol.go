@@ -128,7 +128,7 @@ func (v *visit) refuse(ctx context.Context, m wire.Message, serial string, reaso
 			return err
 		}
 	}
-	return v.line.Write(&wire.Refused{Refusal: why, Re: wire.TypeOf(m)})
+	return v.line.Write(&wire.Refused{Refusal: why, Re: wire.TypeOf(m), Release: d.offerTo(ctx, serial)})
 }
 
 // audited says whether one more refusal of a box, or of a stranger, is worth a row.

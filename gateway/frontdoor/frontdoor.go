@@ -8,7 +8,8 @@
 //	either              Refused B03, with the reason in the log and in the audit only
 //
 // A box that has its peer may open one connection more (wire.BearerProtocol): it carries the tunnel's packets where UDP is
-// blocked, and lives as long as the peer.
+// blocked, and lives as long as the peer. A lease, and a refusal of a registered box, carry the signed note of the release that the box
+// should run; its files come over connections of their own (wire.ReleaseProtocol).
 package frontdoor
 
 import (
@@ -21,11 +22,13 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
 	"sdbox/gateway/appraise"
 	"sdbox/gateway/registry"
+	"sdbox/gateway/releases"
 	"sdbox/gateway/store"
 	"sdbox/internal/attest"
 	"sdbox/internal/line"
@@ -62,6 +65,7 @@ type Config struct {
 	Verifier *appraise.Verifier
 	Signer   *seal.Signer // of attestation results, with the identity's key
 	Tunnel   *tunnel.Gateway
+	Releases *releases.Depot // nil = boxes are offered nothing
 
 	TunnelKey      wire.Key   // the gateway's public one
 	GatewayAddress netip.Addr // inner
@@ -79,7 +83,8 @@ type Door struct {
 	conf Config
 	spki []byte // of the gateway's certificate
 
-	crowd *crowd
+	crowd    *crowd
+	fetching fetchers
 
 	granting sync.Mutex // held while a peer is made, so that a lease and its peer are the same one
 
@@ -108,7 +113,8 @@ func New(conf Config) (*Door, error) {
 	if conf.Log == nil {
 		conf.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Door{conf: conf, spki: spki, crowd: newCrowd(conf.MaxWaiting), leases: map[netip.Addr]lease{}, history: map[string][]attest.Binding{}, refused: map[string][]time.Time{}}, nil
+	return &Door{conf: conf, spki: spki, crowd: newCrowd(conf.MaxWaiting), leases: map[netip.Addr]lease{}, history: map[string][]attest.Binding{}, refused: map[string][]time.Time{},
+		fetching: fetchers{boxes: map[string]net.Conn{}, strangers: map[netip.Prefix]net.Conn{}}}, nil
 }
 
 // tlsConfig accepts TLS 1.3 with the hybrid key exchange and nothing else. There are no tickets: a resumed session would skip the
@@ -116,13 +122,13 @@ func New(conf Config) (*Door, error) {
 func (d *Door) tlsConfig() *tls.Config {
 	return &tls.Config{
 		Certificates: []tls.Certificate{d.conf.Identity}, MinVersion: tls.VersionTLS13, CurvePreferences: []tls.CurveID{tls.X25519MLKEM768},
-		NextProtos: []string{wire.DoorProtocol, wire.BearerProtocol}, SessionTicketsDisabled: true, ClientAuth: tls.RequestClientCert,
+		NextProtos: []string{wire.DoorProtocol, wire.BearerProtocol, wire.ReleaseProtocol}, SessionTicketsDisabled: true, ClientAuth: tls.RequestClientCert,
 		VerifyConnection: func(cs tls.ConnectionState) error {
 			switch {
 			case cs.CurveID != tls.X25519MLKEM768:
 				return fmt.Errorf("front door: key exchange %v, want X25519MLKEM768", cs.CurveID)
-			case cs.NegotiatedProtocol != wire.DoorProtocol && cs.NegotiatedProtocol != wire.BearerProtocol:
-				return fmt.Errorf("front door: protocol %q, want %q or %q", cs.NegotiatedProtocol, wire.DoorProtocol, wire.BearerProtocol)
+			case !slices.Contains([]string{wire.DoorProtocol, wire.BearerProtocol, wire.ReleaseProtocol}, cs.NegotiatedProtocol):
+				return fmt.Errorf("front door: protocol %q, want %q, %q or %q", cs.NegotiatedProtocol, wire.DoorProtocol, wire.BearerProtocol, wire.ReleaseProtocol)
 			case len(cs.PeerCertificates) == 0 && cs.NegotiatedProtocol == wire.BearerProtocol:
 				return errors.New("front door: a tunnel bearer without a device certificate")
 			case len(cs.PeerCertificates) == 0:
@@ -199,6 +205,8 @@ func (d *Door) serve(ctx context.Context, g *guest, conf *tls.Config) {
 		err = fmt.Errorf("handshake: %w", err)
 	case secure.ConnectionState().NegotiatedProtocol == wire.BearerProtocol:
 		err = d.carry(ctx, secure, func() { d.crowd.leave(g) })
+	case secure.ConnectionState().NegotiatedProtocol == wire.ReleaseProtocol:
+		err = d.hand(ctx, secure, g)
 	default:
 		err = d.converse(ctx, secure, from, g)
 	}

@@ -22,6 +22,7 @@ import (
 	"sdbox/firmware/reference"
 	"sdbox/gateway/appraise"
 	"sdbox/gateway/registry"
+	"sdbox/gateway/releases"
 	"sdbox/gateway/store"
 	"sdbox/internal/attest"
 	"sdbox/internal/line"
@@ -49,6 +50,8 @@ type gate struct {
 	own      *x509.Certificate
 	network  registry.Network
 	address  string
+	depot    *releases.Depot
+	secret   string // of the release key
 }
 
 func newGate(t *testing.T, waiting int) *gate {
@@ -81,9 +84,10 @@ func newGate(t *testing.T, waiting int) *gate {
 	tun, err := tunnel.NewGateway(tunnel.GatewayConfig{Key: private, Address: g.network.Gateway, Prefix: g.network.Prefix, UDP: &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, tun.Close()) })
+	g.secret, g.depot = newDepot(t, dir, g.registry)
 	g.door, err = New(Config{
 		Name: "gw1", Store: g.store, Registry: g.registry, Trust: g.trust, Identity: tls.Certificate{Certificate: own.Chain, PrivateKey: key, Leaf: own.Certificate},
-		Devices: g.devices, Verifier: verifier(t), Signer: g.signer, Tunnel: tun, TunnelKey: public, GatewayAddress: g.network.Gateway,
+		Devices: g.devices, Verifier: verifier(t), Signer: g.signer, Tunnel: tun, Releases: g.depot, TunnelKey: public, GatewayAddress: g.network.Gateway,
 		Endpoints: []string{fmt.Sprintf("127.0.0.1:%d", tun.Port())}, Lease: time.Minute, MaxWaiting: waiting, Language: refusal.French,
 	})
 	require.NoError(t, err)
@@ -129,6 +133,7 @@ type machine struct {
 	tpm    *tpm.TPM
 	sim    *tpmsim.Sim
 	tunnel wire.Key
+	log    *eventlog.Log
 }
 
 func newMachine(t *testing.T) *machine {
@@ -139,7 +144,7 @@ func newMachine(t *testing.T) *machine {
 	boot, err := tpmsim.RecordedBoot()
 	require.NoError(t, err)
 	require.NoError(t, tpmsim.Boot(filepath.Join(dir, "s"), boot))
-	m := &machine{sim: sim}
+	m := &machine{sim: sim, log: boot}
 	m.tpm, err = tpm.Open(sim.Spec())
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, m.tpm.Close()) })
@@ -206,7 +211,7 @@ func (g *gate) enrol(m *machine) *tls.Certificate {
 }
 
 func (c *call) evidence(m *machine, nonce, previous []byte) *wire.Evidence {
-	ev, err := attest.Make(m.tpm, attest.Binding{Nonce: nonce, GatewaySPKI: c.gateway.RawSubjectPublicKeyInfo, TunnelKey: m.tunnel, Exporter: c.exporter}, previous, nil)
+	ev, err := attest.Make(m.tpm, attest.Binding{Nonce: nonce, GatewaySPKI: c.gateway.RawSubjectPublicKeyInfo, TunnelKey: m.tunnel, Exporter: c.exporter}, previous, m.log)
 	require.NoError(c.t, err)
 	return ev
 }
@@ -273,18 +278,20 @@ func TestBoxEnrolsProvesItsStateAndGetsATunnel(t *testing.T) {
 	require.NotEqual(t, lease.PSK, renewed.PSK)
 	_, err = end.Ping(t.Context())
 	require.NoError(t, err, "the tunnel goes on")
-	var certificates []string
+	var certificates, logs []string
 	rows, err := g.store.Audit(t.Context(), store.AuditFilter{Object: "box:PARIS-1"})
 	require.NoError(t, err)
 	for _, row := range rows {
 		var leaf store.Leaf
 		require.NoError(t, json.Unmarshal(row.Leaf, &leaf))
 		if leaf.Action == "box.attested" {
-			certificates = append(certificates, leaf.Fields["certificate"])
+			certificates, logs = append(certificates, leaf.Fields["certificate"]), append(logs, leaf.Fields["log"])
+			require.Equal(t, fmt.Sprintf("%x", sha256.Sum256(m.log.Encode())), leaf.Fields["log_sha256"])
 			require.Equal(t, fmt.Sprintf("%x", held.Certificate), leaf.Fields["certificate_sha256"])
 		}
 	}
 	require.Equal(t, []string{fmt.Sprintf("%x", identity.Certificate[0]), ""}, certificates, "the certificate is in the log once")
+	require.Equal(t, []string{fmt.Sprintf("%x", m.log.Encode()), ""}, logs, "and so is what the boot measured")
 
 	require.True(t, g.door.Drop("PARIS-1"))
 	_, ok = g.door.Lease(box.Address)

@@ -243,7 +243,7 @@ func (v *visit) lease(ctx context.Context, m *wire.Evidence, box registry.Box, r
 	d.conf.Log.Info("box attested", "room", "frontdoor", "box", box.Serial, "until", l.Expires.UTC().Format(time.RFC3339))
 	return &wire.Lease{
 		Result: statement, GatewayKey: d.conf.TunnelKey, PSK: psk, Address: box.Address.String(), GatewayAddress: d.conf.GatewayAddress.String(),
-		Endpoints: d.conf.Endpoints, Expires: l.Expires.UnixMilli(), LifetimeMS: d.conf.Lease.Milliseconds(),
+		Endpoints: d.conf.Endpoints, Expires: l.Expires.UnixMilli(), LifetimeMS: d.conf.Lease.Milliseconds(), Release: d.offer(ctx, box),
 	}, nil
 }
 

@@ -3,6 +3,8 @@
 package wire
 
 import (
+	"encoding/binary"
+
 	"sdbox/internal/ident"
 	"sdbox/internal/refusal"
 )
@@ -12,10 +14,38 @@ const Version = 1
 
 // How a box reaches its gateway: by ALPN (RFC 7301) at the front door, by port inside the tunnel.
 const (
-	DoorProtocol   = "sdbox/1"    // enrolment and attestation, by messages of this grammar
-	BearerProtocol = "sdbox-wg/1" // the tunnel's packets, where UDP is blocked
-	LinePort       = 7000         // TCP, at the gateway's inner address
-	MediaPort      = 7001         // UDP, at both inner addresses
+	DoorProtocol    = "sdbox/1"         // enrolment and attestation, by messages of this grammar
+	BearerProtocol  = "sdbox-wg/1"      // the tunnel's packets, where UDP is blocked
+	ReleaseProtocol = "sdbox-release/1" // files of a release: a Fetch, answered by a Fetched and the file
+	LinePort        = 7000              // TCP, at the gateway's inner address
+	MediaPort       = 7001              // UDP, at both inner addresses
+)
+
+// Fetch asks for a file of a release by its SHA-256 (bytes 0 to 31), from an offset on (32 to 39, big endian).
+type Fetch [40]byte
+
+// NewFetch makes a Fetch.
+func NewFetch(sha256 [32]byte, offset int64) Fetch {
+	var f Fetch
+	copy(f[:], sha256[:])
+	binary.BigEndian.PutUint64(f[32:], uint64(offset))
+	return f
+}
+
+// SHA256 names the file.
+func (f Fetch) SHA256() [32]byte { return [32]byte(f[:32]) }
+
+// Offset is where to begin; who serves the file looks whether it lies in it.
+func (f Fetch) Offset() int64 { return int64(binary.BigEndian.Uint64(f[32:])) }
+
+// Fetched is the one byte that answers a Fetch.
+type Fetched byte
+
+// The answers. After anything but FetchedFile the connection ends.
+const (
+	FetchedFile  Fetched = 1 // the file follows, from the offset to its end
+	FetchedNone  Fetched = 2 // there is no such file, or not from there on
+	FetchedLater Fetched = 3 // too many fetch at once
 )
 
 // Hello opens every connection, both ways, before anything else. The gateway's carries what the box shows before it
@@ -39,6 +69,7 @@ type Refused struct {
 	Refusal refusal.Refusal `cbor:"1,keyasint"`
 	Re      Type            `cbor:"2,keyasint"` // the type refused
 	Bubble  string          `cbor:"3,keyasint,omitempty"`
+	Release []byte          `cbor:"4,keyasint,omitempty"` // at the front door: the signed note of the release this box should run
 }
 
 // Ended tells the box that its session is over, before anything closes. A zero Session means the line itself ends.
@@ -107,11 +138,12 @@ type Lease struct {
 	Result         []byte   `cbor:"1,keyasint"` // COSE_Sign1, the attestation result
 	GatewayKey     Key      `cbor:"2,keyasint"` // X25519
 	PSK            Key      `cbor:"3,keyasint"`
-	Address        string   `cbor:"4,keyasint"` // inner IPv6 address of the box
-	GatewayAddress string   `cbor:"5,keyasint"` // inner IPv6 address of the gateway
-	Endpoints      []string `cbor:"6,keyasint"` // outer host:port, best first
-	Expires        int64    `cbor:"7,keyasint"` // ms UTC
-	LifetimeMS     int64    `cbor:"8,keyasint"` // the same as a duration: the box's clock may be wrong
+	Address        string   `cbor:"4,keyasint"`           // inner IPv6 address of the box
+	GatewayAddress string   `cbor:"5,keyasint"`           // inner IPv6 address of the gateway
+	Endpoints      []string `cbor:"6,keyasint"`           // outer host:port, best first
+	Expires        int64    `cbor:"7,keyasint"`           // ms UTC
+	LifetimeMS     int64    `cbor:"8,keyasint"`           // the same as a duration: the box's clock may be wrong
+	Release        []byte   `cbor:"9,keyasint,omitempty"` // the signed note of the release this box should run
 }
 
 // CardIn presents a card: its certificate, and a signature of key 9E over a PresenceStatement with an empty session.

@@ -11,7 +11,7 @@
 //	number  message         from     limit B
 //	     1  Hello           both        1024
 //	     2  Beat            both          64
-//	     3  Refused         gateway     4096
+//	     3  Refused         gateway    32768
 //	     4  Ended           gateway     4096
 //	     5  EnrolRequest    box         8192
 //	     6  EnrolChallenge  gateway     2048
@@ -20,7 +20,7 @@
 //	     9  NonceRequest    box           16
 //	    10  Nonce           gateway       64
 //	    11  Evidence        box        65536
-//	    12  Lease           gateway     8192
+//	    12  Lease           gateway    32768
 //	    13  CardIn          box         4096
 //	    14  Person          gateway     1024
 //	    15  Offer           box        16384
@@ -90,7 +90,7 @@ func Table() []Row {
 	return []Row{
 		row[Hello](Both, 1024),
 		row[Beat](Both, 64),
-		row[Refused](FromGateway, 4096),
+		row[Refused](FromGateway, 32768),
 		row[Ended](FromGateway, 4096),
 		row[EnrolRequest](FromBox, 8192),
 		row[EnrolChallenge](FromGateway, 2048),
@@ -99,7 +99,7 @@ func Table() []Row {
 		row[NonceRequest](FromBox, 16),
 		row[Nonce](FromGateway, 64),
 		row[Evidence](FromBox, MaxMessage),
-		row[Lease](FromGateway, 8192),
+		row[Lease](FromGateway, 32768),
 		row[CardIn](FromBox, 4096),
 		row[Person](FromGateway, 1024),
 		row[Offer](FromBox, 16384),

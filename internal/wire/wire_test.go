@@ -37,7 +37,7 @@ func samples() []Message {
 	return []Message{
 		&Hello{Version: Version, Language: refusal.French, Support: "+33 1 00 00 00 00", Now: 1_790_000_000_000, Box: "PARIS-0042"},
 		&Beat{Seq: 7, Echo: true},
-		&Refused{Refusal: r, Re: 17, Bubble: "epi"},
+		&Refused{Refusal: r, Re: 17, Bubble: "epi", Release: h},
 		&Ended{Session: id, Refusal: r, Reason: "exercise"},
 		&EnrolRequest{EKPublic: h, EKCertificate: h, AKPublic: h, DevicePublic: h, Certify: h, CertifySig: h},
 		&EnrolChallenge{Credential: h, Secret: h},
@@ -46,7 +46,7 @@ func samples() []Message {
 		&NonceRequest{},
 		&Nonce{Nonce: h},
 		&Evidence{Quote: h, Signature: h, PCRs: []PCR{{Index: 4, Digest: h}}, AKPublic: h, TunnelKey: key, Previous: h, Log: h},
-		&Lease{Result: h, GatewayKey: key, PSK: key, Address: "fd00::2", GatewayAddress: "fd00::1", Endpoints: []string{"192.0.2.1:443"}, Expires: 1, LifetimeMS: 900_000},
+		&Lease{Result: h, GatewayKey: key, PSK: key, Address: "fd00::2", GatewayAddress: "fd00::1", Endpoints: []string{"192.0.2.1:443"}, Expires: 1, LifetimeMS: 900_000, Release: h},
 		&CardIn{Certificate: h, Nonce: h, Presence: h},
 		&Person{Session: id, Name: "Camille Durand", Language: refusal.French, Nonce: h},
 		&Offer{SDP: "v=0", Fingerprint: h},
@@ -89,6 +89,13 @@ func TestEveryMessageComesBackAsItWasSent(t *testing.T) {
 			require.ErrorIs(t, err, ErrGrammar, "%s from the wrong end", r.Name)
 		}
 	}
+}
+
+func TestFetchSaysFileAndOffset(t *testing.T) {
+	f := NewFetch([32]byte{1, 2}, 1<<33+7)
+	require.Equal(t, [32]byte{1, 2}, f.SHA256())
+	require.Equal(t, int64(1<<33+7), f.Offset())
+	require.Equal(t, []byte{0, 0, 0, 2, 0, 0, 0, 7}, f[32:])
 }
 
 func TestListWithoutAGrantCarriesNone(t *testing.T) {
