@@ -67,8 +67,8 @@ func parseDescriptors(raw []byte) (usbDevice, error) {
 		d.interfaces = append(d.interfaces, classes...)
 		rest = rest[total:]
 	}
-	if configurations != 0 {
-		return usbDevice{}, errors.New("usb: another number of configurations than the device has")
+	if configurations != 0 || len(d.interfaces) == 0 {
+		return usbDevice{}, errors.New("usb: another number of configurations than the device has, or none")
 	}
 	return d, nil
 }

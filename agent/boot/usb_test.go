@@ -83,6 +83,7 @@ func usbDevices(t testing.TB) map[string]struct {
 		"class nobody knows":               {changed(keyboard, 18+9+5, 0x77), refusal.DeviceRefused, "class 0x77"},
 		"nothing":                          {nil, refusal.DeviceRefused, "no device descriptor"},
 		"no configuration":                 {bytesOf(t, keyboardDevice), refusal.DeviceRefused, "another number"},
+		"says it has none":                 {changed(bytesOf(t, keyboardDevice), 17, 0), refusal.DeviceRefused, "or none"},
 		"one configuration of two":         {changed(keyboard, 17, 2), refusal.DeviceRefused, "another number"},
 		"cut short":                        {keyboard[:len(keyboard)-1], refusal.DeviceRefused, "a configuration of"},
 		"interface without length":         {changed(keyboard, 18+9, 0), refusal.DeviceRefused, "a descriptor of 0"},
