@@ -197,6 +197,7 @@ func (a *Agent) fire(t Trigger) error {
 	if err := a.perform(row.do); err != nil {
 		return err
 	}
+	a.light()
 	if a.up != nil {
 		a.up.lively.Store(slices.Contains(loggedIn(), row.To))
 	}

@@ -17,6 +17,7 @@ import (
 	"net"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -95,6 +96,12 @@ func (w *watched) see(is func(*screen.Image) bool) bool {
 	return is(w.memory.Front())
 }
 
+// silent is a keyboard that says nothing, and whose lights can be seen.
+type silent struct{ lit atomic.Uint32 }
+
+func (s *silent) Run(ctx context.Context, _ chan<- keys.Raw) error { <-ctx.Done(); return nil }
+func (s *silent) Light(l keys.Lights)                              { s.lit.Store(uint32(l)) }
+
 // centre is the other end of a box's line, moved by the test, with a real stream.
 type centre struct {
 	t     *testing.T
@@ -114,6 +121,7 @@ type bench struct {
 	agent  *Agent
 	cards  *reader
 	screen *watched
+	keys   *silent
 	finger chan finger.Template
 	person *fingersim.Finger
 	cert   *x509.Certificate
@@ -129,10 +137,10 @@ func newBench(t *testing.T) *bench {
 	sim, cert, pub9E := issueCard(t, b.person)
 	b.cert, b.pub9E = cert, pub9E
 	b.cards = &reader{events: make(chan pcsc.Event, 4), card: sim}
-	b.screen = newWatched(t)
+	b.screen, b.keys = newWatched(t), new(silent)
 	var err error
 	b.agent, err = New(Config{
-		Gateways: []string{"192.0.2.1:443"}, Language: refusal.English, Support: "call 12", Layout: "us", Screen: b.screen, Cards: b.cards, Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Gateways: []string{"192.0.2.1:443"}, Language: refusal.English, Support: "call 12", Layout: "us", Screen: b.screen, Keys: b.keys, Cards: b.cards, Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Finger: func(ctx context.Context) (finger.Template, error) {
 			select {
 			case f := <-b.finger:
@@ -416,6 +424,40 @@ func TestPictureAppearsWholeAndSwitchWipesItFirst(t *testing.T) {
 	b.seen("econ", filled(0x654321))
 }
 
+func TestLightsAreThoseOfTheBubbleOnTheScreen(t *testing.T) {
+	b := newBench(t)
+	b.insert()
+	b.login()
+	b.press(28)
+	at := expect[*wire.Attach](b.centre)
+	b.show(at, 0x123456)
+	b.seen("epi", filled(0x123456))
+	require.Zero(t, b.keys.lit.Load())
+	frame, err := b.code.Encode(tile.Source{Stream: at.Stream, Pix: b.pix, Width: int(at.Width), Height: int(at.Height), Lights: tile.CapsLock})
+	require.NoError(t, err)
+	h, err := tile.ParseHeader(frame)
+	require.NoError(t, err)
+	require.NoError(t, b.desk.WriteFrame(h.N, frame))
+	require.Eventually(t, func() bool { return keys.Lights(b.keys.lit.Load()) == keys.CapsLock }, 10*time.Second, time.Millisecond)
+	for _, code := range []uint16{29, 56, 106} { // Ctrl+Alt+Right
+		for _, raw := range keys.Key(code, 1) {
+			b.agent.inputs <- raw
+		}
+	}
+	expect[*wire.Attach](b.centre)
+	b.settle()
+	require.Zero(t, b.keys.lit.Load())
+}
+
+func TestKeyboardThatTypesTooFastIsNamedOnTheScreenAndToTheCentre(t *testing.T) {
+	b := newBench(t)
+	before := b.screen.see(anywhere(0x8a4b00))
+	b.agent.inputs <- keys.TooFast()
+	require.Equal(t, refusal.TypedTooFast, expect[*wire.Event](b.centre).Refusal.Code)
+	b.settle()
+	require.True(t, !before && b.screen.see(anywhere(0x8a4b00)), "its light is amber")
+}
+
 func TestCardOutCoversScreen(t *testing.T) {
 	b := newBench(t)
 	b.insert()
@@ -483,7 +525,7 @@ func TestDesktopOpenElsewhereComesHereOnEnter(t *testing.T) {
 	b.finger <- b.person.Reference()
 	first := expect[*wire.Login](b.centre)
 	b.say(&wire.Refused{Refusal: refusal.New(refusal.OpenElsewhere, "box", "LYON-0007"), Re: wire.TypeOf(first)})
-	b.seen("the amber question", anywhere(0xfff1d6))
+	b.seen("the amber question", anywhere(0x8a4b00))
 	b.press(28)
 	require.Equal(t, first, expect[*wire.Login](b.centre), "the same proof again is the yes")
 }

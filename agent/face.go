@@ -148,24 +148,18 @@ func (f *face) frame(data []byte) (viewer.Result, error) {
 	r, err := f.viewer.Frame(data)
 	if err == nil && r.Shown {
 		f.view = nil
-		err = f.placeNote()
+		err = errors.Join(f.placeNote(), f.point())
 	}
 	return r, err
 }
 
-// pointer moves the mouse pointer.
-func (f *face) pointer(x, y int) error {
-	f.mouse = &image.Point{X: x, Y: y}
-	if f.view == nil {
-		return f.viewer.Pointer(x, y)
-	}
-	return f.point()
-}
-
-// point shows the arrow over a view, once the mouse has moved.
+// point shows the mouse pointer where it is now, once the mouse has moved: the box's arrow over a view, the bubble's over a picture.
 func (f *face) point() error {
 	if f.mouse == nil {
 		return nil
+	}
+	if f.view == nil {
+		return f.viewer.Pointer(f.mouse.X, f.mouse.Y)
 	}
 	if err := f.screen.Point(f.arrow, *f.mouse, f.screen.Image().Bounds()); err != nil {
 		return fmt.Errorf("show pointer: %w", err)

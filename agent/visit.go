@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"image"
 	"time"
 
 	"sdbox/agent/keys"
@@ -18,6 +19,10 @@ import (
 	"sdbox/internal/stream"
 	"sdbox/internal/wire"
 )
+
+// maxAhead is how many events may be on their way before a held key is no longer repeated: what piles up while the link stands
+// still must not be typed when it moves again. Eight are a quarter of a second, more than any usable delay.
+const maxAhead = 8
 
 // sensorRetry is how long the loop waits before it asks a finger sensor again that failed.
 const sensorRetry = 500 * time.Millisecond
@@ -42,8 +47,9 @@ type visit struct {
 
 	bubbles  []wire.Bubble
 	selected int
-	current  string // the bubble that is open or being opened, "" in the list
-	stream   uint16 // of the last Attach
+	current  string      // the bubble that is open or being opened, "" in the list
+	stream   uint16      // of the last Attach
+	lights   keys.Lights // what its bubble wants lit on the keyboard
 
 	transcript []byte      // SHA-256 of the login's
 	wait       *time.Timer // runs from the loss of the line; nil while nothing is lost
@@ -262,6 +268,7 @@ func (a *Agent) attach() error {
 		return err
 	}
 	v.stream++
+	v.lights = 0
 	b := v.bubbles[v.selected]
 	v.current = b.Name
 	if err := a.face.open(v.stream, b, v.person.Name); err != nil {
@@ -371,6 +378,8 @@ func (a *Agent) onFrame(f stream.Frame) error {
 	}
 	if r.Decoded {
 		v.media.Ack(r.N)
+		v.lights = r.Lights
+		a.light()
 	}
 	if r.Shown {
 		return a.fire(Shown)
@@ -387,19 +396,38 @@ func (a *Agent) releaseKeys() error {
 	return nil
 }
 
-// onInput turns raw input into what it means where the box is now: keys of a desktop, or a choice on the box's own screens.
+// light has the keyboards show what the bubble on the screen wants lit, and nothing without one.
+func (a *Agent) light() {
+	lit := keys.Lights(0)
+	if a.state == Desktop {
+		lit = a.visit.lights
+	}
+	a.cfg.Keys.Light(lit)
+}
+
+// onInput takes raw input. Where the pointer is gets drawn when all that has come is taken: a fast mouse moves it more often than
+// anybody sees.
 func (a *Agent) onInput(r keys.Raw) error {
-	e, ok := a.keys.Take(r)
-	if !ok {
+	if e, ok := a.keys.Take(r); ok {
+		if err := a.onEvent(e); err != nil {
+			return err
+		}
+	}
+	if len(a.inputs) > 0 {
 		return nil
 	}
+	return a.face.point()
+}
+
+// onEvent turns an event into what it means where the box is now: keys of a desktop, or a choice on the box's own screens.
+func (a *Agent) onEvent(e keys.Event) error {
 	switch e.Kind {
 	case keys.LostEvent:
 		return a.releaseKeys()
+	case keys.TooFastEvent:
+		return errors.Join(a.releaseKeys(), a.refuseKeyboard())
 	case keys.PointerEvent:
-		if err := a.face.pointer(e.X, e.Y); err != nil {
-			return err
-		}
+		a.face.mouse = &image.Point{X: e.X, Y: e.Y}
 	}
 	if read, err := a.onNote(e); read {
 		return err
@@ -440,6 +468,13 @@ func (a *Agent) onInput(r keys.Raw) error {
 	return nil
 }
 
+// refuseKeyboard says that a keyboard is not listened to any more.
+func (a *Agent) refuseKeyboard() error {
+	r := refusal.New(refusal.TypedTooFast)
+	a.log.Info("refused", "code", r.Error())
+	return errors.Join(a.face.tell(note{Note: kiosk.Note{Refusal: &r}, life: warningLife}), a.report(r))
+}
+
 func (a *Agent) onChord(c keys.Chord) error {
 	if a.visit == nil || a.visit.current == "" {
 		return nil
@@ -465,6 +500,9 @@ func (a *Agent) forward(e keys.Event) error {
 	}
 	input, ok := viewer.Input(a.face.area(), e)
 	if !ok {
+		return nil
+	}
+	if e.Repeat && v.media.Waiting() > maxAhead {
 		return nil
 	}
 	input.Stream = v.stream

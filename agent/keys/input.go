@@ -15,9 +15,12 @@ const RawSize = 24
 
 // Event types and codes of linux/input-event-codes.h, as far as they are used.
 const (
-	evSyn, evKey, evRel, evAbs = 0, 1, 2, 3
+	evSyn, evKey, evRel, evAbs, evLED = 0, 1, 2, 3, 17
 
 	synReport, synDropped = 0, 3
+	synTooFast            = 0x7fff // ours: no kernel sends it
+
+	ledNum, ledCaps, ledScroll = 0, 1, 2
 
 	relX, relY, relWheel = 0, 1, 8
 	absX, absY           = 0, 1
@@ -36,6 +39,10 @@ type Raw struct {
 
 // Lost is the event of a source that lost sight of a device: whatever was held there must count as released.
 func Lost() Raw { return Raw{Type: evSyn, Code: synDropped} }
+
+// TooFast is the event of a source that listens no longer to a keyboard, because it types as no person does. What was held there
+// counts as released.
+func TooFast() Raw { return Raw{Type: evSyn, Code: synTooFast} }
 
 // ParseRaw reads one struct input_event: 16 bytes of time, then u16 type, u16 code, s32 value, little-endian. Every
 // 24 bytes are an event; what its numbers mean is judged by State.

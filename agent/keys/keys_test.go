@@ -4,6 +4,8 @@ package keys
 
 import (
 	"context"
+	"encoding/binary"
+	"io"
 	"net"
 	"path/filepath"
 	"sync"
@@ -90,6 +92,122 @@ func TestLostDeviceReleasesWhatItHeld(t *testing.T) {
 	require.Equal(t, []Event{{Kind: LostEvent}}, take(s, []Raw{Lost()}))
 	require.Equal(t, []Event{{Kind: KeyEvent, XT: keyA}}, s.Release())
 	require.Equal(t, []Event{{Kind: KeyEvent, XT: keyA, Down: true}}, take(s, Key(keyA, 1)), "it can be pressed again")
+}
+
+// typist makes the bytes of a device whose keys go down every gap and are held for hold.
+type typist struct {
+	b   []byte
+	now time.Duration
+}
+
+func (y *typist) event(code uint16, value int32) {
+	for _, r := range Key(code, value) {
+		e := r.Append(nil)
+		binary.LittleEndian.PutUint64(e, uint64(y.now/time.Second))
+		binary.LittleEndian.PutUint64(e[8:], uint64(y.now%time.Second/time.Microsecond))
+		y.b = append(y.b, e...)
+	}
+}
+
+func (y *typist) strokes(n int, gap, hold time.Duration) *typist {
+	for i := range n {
+		y.event(uint16(16+i%10), 1)
+		y.now += hold
+		y.event(uint16(16+i%10), 0)
+		y.now += gap - hold
+	}
+	return y
+}
+
+// slap presses ten keys within a few milliseconds and lets go of them together.
+func (y *typist) slap() *typist {
+	for i := range uint16(10) {
+		y.event(30+i, 1)
+		y.now += 3 * time.Millisecond
+	}
+	y.now += 60 * time.Millisecond
+	for i := range uint16(10) {
+		y.event(30+i, 0)
+	}
+	y.now += 70 * time.Millisecond
+	return y
+}
+
+func TestKeyboardThatTypesAsNoPersonDoesIsRefused(t *testing.T) {
+	const ms = time.Millisecond
+	from := func() *typist { return &typist{now: 100 * time.Hour} }
+	for name, c := range map[string]struct {
+		typed   *typist
+		refused bool
+	}{
+		"a good typist":                 {from().strokes(500, 70*ms, 50*ms), false},
+		"the fastest typist":            {from().strokes(500, 41*ms, 30*ms), false},
+		"short taps of a light hand":    {from().strokes(100, 120*ms, 14*ms), false},
+		"a worn key that bounces":       {from().strokes(40, 300*ms, 3*ms), false},
+		"two hands flat, three times":   {from().slap().slap().slap(), false},
+		"a barcode of 13 digits, Enter": {from().strokes(14, 10*ms, 5*ms), true},
+		"a slow barcode reader":         {from().strokes(14, 40*ms, 8*ms), true},
+		"a stick that types":            {from().strokes(200, 2*ms, 1*ms), true},
+		"one that holds its keys long":  {from().strokes(200, 21*ms, 20*ms), true},
+		"two slow, then a burst":        {from().strokes(2, 500*ms, 90*ms).strokes(14, 10*ms, 5*ms), true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := device{}
+			n := d.judge(c.typed.b)
+			require.Equal(t, c.refused, d.refused)
+			if !c.refused {
+				require.Equal(t, len(c.typed.b), n)
+				return
+			}
+			require.Equal(t, TooFast(), ParseRaw((*[RawSize]byte)(c.typed.b[n-RawSize:])))
+			require.LessOrEqual(t, n/RawSize, 1+4*60, "what came through")
+			s := NewState(640, 480)
+			for b := c.typed.b[:n]; len(b) > 0; b = b[RawSize:] {
+				if e, ok := s.Take(ParseRaw((*[RawSize]byte)(b))); ok && len(b) == RawSize {
+					require.Equal(t, Event{Kind: TooFastEvent}, e)
+				}
+			}
+			s.Release()
+			require.Empty(t, s.held, "what it held is let go")
+		})
+	}
+}
+
+func TestEveryKeyboardIsToldItsLights(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys")
+	listener, err := net.Listen("unix", path)
+	require.NoError(t, err)
+	src := Unix(path)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = src.Run(ctx, make(chan Raw, 4)) })
+	conn, err := listener.Accept()
+	require.NoError(t, err)
+	told := func() (got []Raw) {
+		var b [4 * RawSize]byte
+		_, err := io.ReadFull(conn, b[:])
+		require.NoError(t, err)
+		for i := 0; i < len(b); i += RawSize {
+			got = append(got, ParseRaw((*[RawSize]byte)(b[i:])))
+		}
+		return got
+	}
+	leds := func(num, caps, scroll int32) []Raw {
+		return []Raw{{17, 0, num}, {17, 1, caps}, {17, 2, scroll}, {0, 0, 0}}
+	}
+	require.Equal(t, leds(0, 0, 0), told(), "as soon as it is there")
+	src.Light(CapsLock)
+	src.Light(CapsLock)
+	src.Light(ScrollLock | NumLock)
+	require.Equal(t, leds(0, 1, 0), told())
+	require.Equal(t, leds(1, 0, 1), told())
+	conn.Close()
+	conn, err = listener.Accept()
+	require.NoError(t, err)
+	require.Equal(t, leds(1, 0, 1), told(), "one that is plugged in later")
+	cancel()
+	wg.Wait()
+	require.NoError(t, listener.Close())
 }
 
 func TestNavigationIsPlainKeysOnly(t *testing.T) {

@@ -20,6 +20,8 @@ type Source interface {
 	// Run sends what keyboards and mice do to out, in order, until ctx ends; it returns when everything it started has
 	// ended. Devices come and go; after each that went it sends Lost(). An error means that it cannot go on.
 	Run(ctx context.Context, out chan<- Raw) error
+	// Light lights the lights of every keyboard, and puts out the others. It may be called from any goroutine.
+	Light(Lights)
 }
 
 // Open returns the source a configuration names: "evdev" for the machine's own devices, "unix:PATH" for a socket.
@@ -34,20 +36,36 @@ func Open(spec string) (Source, error) {
 }
 
 // Unix returns a source that dials the Unix socket at path, again whenever it closes, and reads struct input_event from
-// it: a keyboard and mouse in software.
-func Unix(path string) Source { return unixSource(path) }
+// it: a keyboard and mouse in software, which is told of its lights by the same structure.
+func Unix(path string) Source { return &unixSource{path, newLamps()} }
 
-type unixSource string
+type unixSource struct {
+	path string
+	*lamps
+}
 
-func (u unixSource) Run(ctx context.Context, out chan<- Raw) error {
+func (u *unixSource) Run(ctx context.Context, out chan<- Raw) error {
 	for ctx.Err() == nil {
-		conn, err := new(net.Dialer).DialContext(ctx, "unix", string(u))
+		conn, err := new(net.Dialer).DialContext(ctx, "unix", u.path)
 		if err == nil {
+			lights := impatient{conn}
+			u.add(lights)
 			pump(ctx, conn, out)
+			u.remove(lights)
 		}
 		wait(ctx, retryAfter)
 	}
 	return nil
+}
+
+// impatient is a connection whose other end may not read: what it does not take at once is dropped.
+type impatient struct{ net.Conn }
+
+func (c impatient) Write(b []byte) (int, error) {
+	if err := c.SetWriteDeadline(time.Now().Add(10 * time.Millisecond)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(b)
 }
 
 // pump sends the events of one device to out until it ends, then Lost. It closes r.

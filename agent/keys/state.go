@@ -13,6 +13,7 @@ const (
 	PointerEvent                 // the pointer moved, a button changed or the wheel turned
 	ChordEvent                   // a chord the box keeps for itself; it is not for the bubble
 	LostEvent                    // a device was lost: release everything that is held, as State.Release tells
+	TooFastEvent                 // the same, because the device is refused: it types as no person does
 )
 
 // Buttons is the set of mouse buttons held, in the order of RFB (RFC 6143, 7.5.5).
@@ -110,9 +111,13 @@ func (s *State) Take(r Raw) (e Event, ok bool) {
 	case evAbs:
 		s.absolute(r.Code, r.Value)
 	case evSyn:
-		if r.Code == synDropped {
+		switch r.Code {
+		case synDropped:
 			s.lost = true
 			return Event{Kind: LostEvent}, true
+		case synTooFast:
+			s.lost = true
+			return Event{Kind: TooFastEvent}, true
 		}
 		if r.Code == synReport && s.moved {
 			e = Event{Kind: PointerEvent, X: s.x, Y: s.y, Buttons: s.buttons, Wheel: s.wheel}

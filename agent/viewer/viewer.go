@@ -69,7 +69,8 @@ type Result struct {
 	Shown   bool // it is on the screen, and is the first of its stream: the whole picture appeared with it
 	Decoded bool // the picture is the bubble's as of frame N: acknowledge it
 	N       uint32
-	Refresh bool // the picture is not to be trusted: ask for a key frame
+	Refresh bool        // the picture is not to be trusted: ask for a key frame
+	Lights  keys.Lights // of Decoded: what the bubble wants lit on the keyboard
 }
 
 // New makes a viewer that shows nothing yet.
@@ -130,7 +131,7 @@ func (v *Viewer) Frame(frame []byte) (Result, error) {
 	if err != nil {
 		return v.refresh(), nil
 	}
-	result := Result{Decoded: true, N: u.N, Shown: !v.shown}
+	result := Result{Decoded: true, N: u.N, Shown: !v.shown, Lights: keys.Lights(u.Lights)}
 	v.stale = false
 	v.rects = v.rects[:0]
 	if u.Cursor != nil {

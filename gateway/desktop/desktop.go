@@ -56,14 +56,18 @@ type Cursor struct {
 //
 // Pix is BGRX, Size.X*Size.Y*4 bytes, and belongs to the desktop: it stands still while the function it was lent to
 // runs, and must not be kept. Damage covers every changed pixel, the targets of Copies included; Copies are hints.
-// Cursor is nil when its shape is as before.
+// Cursor is nil when its shape is as before. Lights is as it is now.
 type Update struct {
 	Pix    []byte
 	Size   image.Point
 	Damage []image.Rectangle
 	Copies []Copy
 	Cursor *Cursor
+	Lights Lights
 }
+
+// Lights is the set of a keyboard's lights that are lit, in the bits of rfb.LEDs. It converts to tile.Lights.
+type Lights uint8
 
 // Desktop is one attached desktop. Next is called by one goroutine; the other methods by any.
 type Desktop interface {

@@ -161,7 +161,7 @@ func (d *RFB) wait(ctx context.Context) error {
 }
 
 func convert(u rfb.Update) Update {
-	v := Update{Pix: u.Pix, Size: u.Size, Damage: u.Damage, Copies: make([]Copy, len(u.Copies))}
+	v := Update{Pix: u.Pix, Size: u.Size, Damage: u.Damage, Copies: make([]Copy, len(u.Copies)), Lights: Lights(u.LEDs)}
 	for i, c := range u.Copies {
 		v.Copies[i] = Copy(c)
 	}

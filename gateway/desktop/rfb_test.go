@@ -7,12 +7,16 @@ import (
 	"context"
 	"encoding/binary"
 	"image"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"sdbox/gateway/desktop"
 	"sdbox/internal/bubble/bubbletest"
+	"sdbox/internal/rfb"
 
 	"github.com/stretchr/testify/require"
 )
@@ -31,6 +35,7 @@ type viewer struct {
 	size   image.Point
 	cursor *desktop.Cursor
 	copies int // hints that were right for every row
+	lights desktop.Lights
 }
 
 func open(t *testing.T, h *bubbletest.House, width, height int) *viewer {
@@ -66,6 +71,7 @@ func (v *viewer) next(ctx context.Context) error {
 		if u.Cursor != nil {
 			v.cursor = u.Cursor
 		}
+		v.lights = u.Lights
 		return nil
 	})
 }
@@ -190,6 +196,50 @@ func TestDesktopIsExactAcrossKeysScrollResizeAndDetach(t *testing.T) {
 	layout, err := h.X(t, "amina", "setxkbmap", "-query").CombinedOutput()
 	require.NoError(t, err)
 	require.Contains(t, string(layout), "fr")
+}
+
+// TestFrenchKeyboardTypesWhatStandsOnItsKeys presses keys by their place, with AltGr and dead keys, and reads what a program got.
+func TestFrenchKeyboardTypesWhatStandsOnItsKeys(t *testing.T) {
+	h := bubbletest.New(t, `export LC_ALL=C.UTF-8; exec xterm -u8 -fullscreen -geometry 100x40+0+0 -e /bin/sh -c 'cat > typed'`)
+	h.Serve(t)
+	v := open(t, h, 900, 600)
+	require.NoError(t, v.next(t.Context()))
+	const shift, altGr, enter, capsLock = 0x2a, 0xb8, 0x1c, 0x3a
+	with := func(modifier, key uint32) {
+		require.NoError(t, v.d.Input(desktop.Input{Kind: desktop.Key, XT: modifier, Down: true}))
+		v.typeKeys(key)
+		require.NoError(t, v.d.Input(desktop.Input{Kind: desktop.Key, XT: modifier}))
+	}
+	require.NoError(t, v.d.Input(desktop.Input{Kind: desktop.Pointer, X: 100, Y: 100})) // the focus follows the pointer
+	typed := filepath.Join(h.Config.Accounts[0].Home, "typed")
+	got := func() string {
+		text, err := os.ReadFile(typed)
+		require.True(t, err == nil || os.IsNotExist(err))
+		return string(text)
+	}
+	require.Eventually(t, func() bool { // until the terminal listens
+		v.typeKeys(enter)
+		return got() != ""
+	}, patience, 100*time.Millisecond)
+	v.typeKeys(0x10, 0x03) // a é
+	with(altGr, 0x0b)      // @
+	v.typeKeys(0x1a, 0x12) // ^ e
+	with(shift, 0x1a)      // ¨
+	v.typeKeys(0x17)       // i
+	with(altGr, 0x07)      // |
+	with(altGr, 0x09)      // \
+	with(altGr, 0x12)      // €
+	require.NoError(t, v.d.Input(desktop.Input{Kind: desktop.Key, XT: 0x39, Down: true}))
+	for range 3 { // a held key: the keyboard repeats it, and so does the box
+		require.NoError(t, v.d.Input(desktop.Input{Kind: desktop.Key, XT: 0x39, Down: true}))
+	}
+	require.NoError(t, v.d.Input(desktop.Input{Kind: desktop.Key, XT: 0x39}))
+	v.typeKeys(capsLock)
+	v.until("the desktop wants the light of caps lock", func() bool { return v.lights == desktop.Lights(rfb.CapsLock) })
+	v.typeKeys(0x10, capsLock, enter)
+	v.until("and no longer", func() bool { return v.lights == 0 })
+	require.Eventually(t, func() bool { return strings.TrimLeft(got(), "\n") != "" }, patience, 50*time.Millisecond)
+	require.Equal(t, "aé@êï|\\€    A\n", strings.TrimLeft(got(), "\n"))
 }
 
 func uniform(pix []byte) bool {

@@ -208,7 +208,7 @@ func (p *pump) patient(ctx context.Context) (context.Context, context.CancelFunc
 func (p *pump) source(u desktop.Update) tile.Source {
 	s := tile.Source{
 		Stream: p.number, Millis: uint32(time.Since(p.start).Milliseconds()), Pix: u.Pix, Width: u.Size.X, Height: u.Size.Y,
-		Damage: u.Damage, Copies: make([]tile.Copy, len(u.Copies)), Key: p.flow.key.Swap(false),
+		Damage: u.Damage, Copies: make([]tile.Copy, len(u.Copies)), Key: p.flow.key.Swap(false), Lights: tile.Lights(u.Lights),
 	}
 	for i, c := range u.Copies {
 		s.Copies[i] = tile.Copy(c)

@@ -127,6 +127,9 @@ func (b *Box) SendInput(e Input) error {
 	return b.out.input(e)
 }
 
+// Waiting is how many events the gateway has not confirmed yet.
+func (b *Box) Waiting() int { return b.out.waiting() }
+
 // Ack tells the gateway that frame n, and all before it, are on the screen.
 func (b *Box) Ack(n uint32) { b.out.acknowledge(n) }
 

@@ -66,6 +66,12 @@ func (o *outbox) input(e Input) error {
 	return nil
 }
 
+func (o *outbox) waiting() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.unsent)
+}
+
 func (o *outbox) acknowledge(n uint32) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -21,6 +21,7 @@ type Update struct {
 	Size     image.Point
 	Damage   []image.Rectangle
 	Cursor   *Cursor
+	Lights   Lights // as of this frame
 }
 
 // Decoder rebuilds the picture from frames it does not trust. It is used by one goroutine at a time. Its memory is
@@ -93,7 +94,7 @@ func (d *Decoder) decode(frame []byte) (Update, error) {
 			return Update{}, err
 		}
 	}
-	u := Update{Stream: h.Stream, N: h.N, Epoch: h.Epoch, Key: h.Key(), Millis: h.Millis, Size: image.Pt(h.Width, h.Height)}
+	u := Update{Stream: h.Stream, N: h.N, Epoch: h.Epoch, Key: h.Key(), Millis: h.Millis, Size: image.Pt(h.Width, h.Height), Lights: h.Lights()}
 	copies, err := d.readCopies()
 	if err != nil {
 		return Update{}, err

@@ -24,6 +24,7 @@ type Source struct {
 	Damage        []image.Rectangle
 	Copies        []Copy
 	Cursor        *Cursor
+	Lights        Lights
 	Key           bool // start a new epoch with a whole picture
 }
 
@@ -38,6 +39,7 @@ type Encoder struct {
 	finder  finder
 	picture picture // what the decoder shows after the last frame
 	cursor  *Cursor // the last one seen, so that a key frame carries it
+	lights  Lights
 	stream  uint16
 	n       uint32
 	epoch   uint32
@@ -74,11 +76,12 @@ func (e *Encoder) Encode(s Source) ([]byte, error) {
 	copies := e.copies(now, s, key)
 	e.scratch = e.picture.copyAll(copies, e.scratch)
 	e.findPatches(now)
-	if !key && len(copies) == 0 && len(e.patches) == 0 && cursor == nil {
+	if !key && len(copies) == 0 && len(e.patches) == 0 && cursor == nil && s.Lights == e.lights {
 		return nil, nil
 	}
 	e.n++
-	h := Header{Codec: CodecZstd, Stream: s.Stream, N: e.n, Epoch: e.epoch, Width: s.Width, Height: s.Height, Millis: s.Millis}
+	e.lights = s.Lights
+	h := Header{Codec: CodecZstd, Flags: uint8(s.Lights) << lightsAt & flagLights, Stream: s.Stream, N: e.n, Epoch: e.epoch, Width: s.Width, Height: s.Height, Millis: s.Millis}
 	if key {
 		h.Flags |= FlagKey
 	}

@@ -7,7 +7,7 @@
 //
 //	u8 version | u8 codec | u8 flags | u16 stream | u32 n | u32 epoch | u16 w h | u32 ms | u32 CRC | body
 //
-// and a body that continues the one zstd stream of the epoch (window 1 MB, flushed per frame). Inside the stream:
+// and a body. The flags are bit 0 key frame, bit 1 cursor, bits 4 to 6 the keyboard's lights. The body continues the one zstd stream of the epoch (window 1 MB, flushed per frame). Inside the stream:
 //
 //	u16 copies   {u16 dst x y, u16 w h, u16 src x y}   read from the previous frame, written in order
 //	[cursor]     u16 w h, u16 hot x y, w*h BGRA        only with FlagCursor; 0 x 0 hides it
@@ -44,7 +44,19 @@ const (
 	CodecZstd  = 1
 	FlagKey    = 1 << 0 // first frame of an epoch: needs nothing from before
 	FlagCursor = 1 << 1 // the frame carries the cursor's shape
+	flagLights = 7 << lightsAt
+	lightsAt   = 4
 	HeaderLen  = 25
+)
+
+// Lights is the set of a keyboard's lights that the desktop wants lit, in the bits of QEMU's LED state (RFB pseudo-encoding -261).
+type Lights uint8
+
+// The lights of a keyboard.
+const (
+	ScrollLock Lights = 1 << iota
+	NumLock
+	CapsLock
 )
 
 const (
@@ -87,6 +99,9 @@ type Header struct {
 // Key says whether the frame starts an epoch.
 func (h Header) Key() bool { return h.Flags&FlagKey != 0 }
 
+// Lights returns the keyboard's lights as of this frame: each frame says all of them.
+func (h Header) Lights() Lights { return Lights(h.Flags & flagLights >> lightsAt) }
+
 // ParseHeader reads the header of a frame without decoding it, so that a receiver can drop frames of another stream.
 func ParseHeader(frame []byte) (Header, error) {
 	if len(frame) < HeaderLen {
@@ -100,7 +115,7 @@ func ParseHeader(frame []byte) (Header, error) {
 		Codec: frame[1], Flags: frame[2], Stream: be.Uint16(frame[3:]), N: be.Uint32(frame[5:]), Epoch: be.Uint32(frame[9:]),
 		Width: int(be.Uint16(frame[13:])), Height: int(be.Uint16(frame[15:])), Millis: be.Uint32(frame[17:]), CRC: be.Uint32(frame[21:]),
 	}
-	if h.Codec != CodecZstd || h.Flags&^(FlagKey|FlagCursor) != 0 {
+	if h.Codec != CodecZstd || h.Flags&^(FlagKey|FlagCursor|flagLights) != 0 {
 		return Header{}, fmt.Errorf("frame codec %d, flags %#x: unknown", h.Codec, h.Flags)
 	}
 	if h.Width < 1 || h.Height < 1 || h.Width > MaxSide || h.Height > MaxSide {

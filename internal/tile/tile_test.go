@@ -123,6 +123,31 @@ func TestUnchangedPictureMakesNoFrame(t *testing.T) {
 	require.Nil(t, frame)
 }
 
+func TestLightsOfTheKeyboardTravelWithEveryFrame(t *testing.T) {
+	e, d := pair(t)
+	k := newDesk(100, 80, 1)
+	see := func(s Source) Update {
+		frame, err := e.Encode(s)
+		require.NoError(t, err)
+		require.NotNil(t, frame)
+		u, err := d.Decode(frame)
+		require.NoError(t, err)
+		return u
+	}
+	require.Zero(t, see(k.source()).Lights)
+	s := k.source()
+	s.Lights = CapsLock | NumLock
+	u := see(s)
+	require.Equal(t, CapsLock|NumLock, u.Lights)
+	require.Empty(t, u.Damage)
+	same, err := e.Encode(s)
+	require.NoError(t, err)
+	require.Nil(t, same)
+	s.Key = true
+	require.Equal(t, CapsLock|NumLock, see(s).Lights)
+	require.Zero(t, see(k.source()).Lights)
+}
+
 func TestScrollCostsItsNewLinesOnly(t *testing.T) {
 	e, _ := pair(t)
 	k := newDesk(400, 300, 3)
