@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
 	"os"
 	"syscall"
@@ -126,6 +127,20 @@ func attribute(b []byte, kind uint16, value []byte) []byte {
 	return b
 }
 
+// attributes reads rtattrs, one after the other, up to the first that does not fit. (Package syscall's reader panics on a last one that
+// is not padded.)
+func attributes(b []byte) iter.Seq2[uint16, []byte] {
+	return func(yield func(uint16, []byte) bool) {
+		for len(b) >= unix.SizeofRtAttr {
+			length := int(binary.NativeEndian.Uint16(b))
+			if length < unix.SizeofRtAttr || length > len(b) || !yield(binary.NativeEndian.Uint16(b[2:]), b[unix.SizeofRtAttr:length]) {
+				return
+			}
+			b = b[min(len(b), (length+unix.RTA_ALIGNTO-1)&^(unix.RTA_ALIGNTO-1)):]
+		}
+	}
+}
+
 // listAdapters returns the machine's Ethernet adapters, by their index.
 func listAdapters() ([]netAdapter, error) {
 	messages, err := requestNetlink(unix.RTM_GETLINK, unix.NLM_F_DUMP, make([]byte, unix.SizeofIfInfomsg))
@@ -151,16 +166,12 @@ func parseAdapter(m syscall.NetlinkMessage) (a netAdapter, ok bool) {
 		index: int(int32(binary.NativeEndian.Uint32(m.Data[4:]))), raised: flags&unix.IFF_UP != 0,
 		carrier: flags&unix.IFF_UP != 0 && flags&unix.IFF_RUNNING != 0,
 	}
-	attributes, err := syscall.ParseNetlinkRouteAttr(&m)
-	if err != nil {
-		return netAdapter{}, false
-	}
-	for _, at := range attributes {
-		switch at.Attr.Type {
+	for kind, value := range attributes(m.Data[unix.SizeofIfInfomsg:]) {
+		switch kind {
 		case unix.IFLA_IFNAME:
-			a.name = string(at.Value[:max(0, len(at.Value)-1)])
+			a.name = string(value[:max(0, len(value)-1)])
 		case unix.IFLA_ADDRESS:
-			a.mac = at.Value
+			a.mac = value
 		}
 	}
 	return a, a.name != "" && len(a.mac) == 6
@@ -247,14 +258,10 @@ func parseAddress(m syscall.NetlinkMessage) (p netip.Prefix, index int, ok bool)
 	if m.Header.Type != unix.RTM_NEWADDR || len(m.Data) < unix.SizeofIfAddrmsg || m.Data[2]&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED) != 0 {
 		return netip.Prefix{}, 0, false
 	}
-	attributes, err := syscall.ParseNetlinkRouteAttr(&m)
-	if err != nil {
-		return netip.Prefix{}, 0, false
-	}
 	var address netip.Addr
-	for _, at := range attributes {
-		if at.Attr.Type == unix.IFA_LOCAL || at.Attr.Type == unix.IFA_ADDRESS && !address.IsValid() { // IPv6 has no IFA_LOCAL
-			address, _ = netip.AddrFromSlice(at.Value)
+	for kind, value := range attributes(m.Data[unix.SizeofIfAddrmsg:]) {
+		if kind == unix.IFA_LOCAL || kind == unix.IFA_ADDRESS && !address.IsValid() { // IPv6 has no IFA_LOCAL
+			address, _ = netip.AddrFromSlice(value)
 		}
 	}
 	p = netip.PrefixFrom(address, int(m.Data[1]))
@@ -306,34 +313,20 @@ func parseTiding(m syscall.NetlinkMessage) tiding {
 		if len(m.Data) < unix.SizeofIfInfomsg || m.Data[0] != unix.AF_INET6 {
 			return tiding{}
 		}
-		attributes, err := syscall.ParseNetlinkRouteAttr(&m)
-		if err != nil {
-			return tiding{}
-		}
 		t := tiding{adapter: int(int32(binary.NativeEndian.Uint32(m.Data[4:])))}
-		for _, at := range attributes {
-			if at.Attr.Type&^unix.NLA_F_NESTED == unix.IFLA_PROTINFO {
-				t.managed = t.managed || managedFlags(at.Value)
+		for kind, nested := range attributes(m.Data[unix.SizeofIfInfomsg:]) {
+			if kind&^unix.NLA_F_NESTED != unix.IFLA_PROTINFO {
+				continue
+			}
+			for kind, value := range attributes(nested) {
+				if kind == iflaInet6Flags && len(value) >= 4 {
+					t.managed = binary.NativeEndian.Uint32(value)&(raOther|raManaged) != 0
+				}
 			}
 		}
 		return t
 	}
 	return tiding{}
-}
-
-// managedFlags looks for IFLA_INET6_FLAGS in the attributes nested in IFLA_PROTINFO.
-func managedFlags(b []byte) bool {
-	for len(b) >= unix.SizeofRtAttr {
-		length := int(binary.NativeEndian.Uint16(b))
-		if length < unix.SizeofRtAttr || length > len(b) {
-			return false
-		}
-		if binary.NativeEndian.Uint16(b[2:]) == iflaInet6Flags && length >= unix.SizeofRtAttr+4 {
-			return binary.NativeEndian.Uint32(b[4:])&(raOther|raManaged) != 0
-		}
-		b = b[min(len(b), (length+unix.RTA_ALIGNTO-1)&^(unix.RTA_ALIGNTO-1)):]
-	}
-	return false
 }
 
 // Option of router advertisements that names resolvers (RFC 8106, 5.1): type, length in 8 bytes, two reserved, u32 life in seconds,

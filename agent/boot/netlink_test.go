@@ -61,6 +61,7 @@ func FuzzNetlink(f *testing.F) {
 	f.Add(uint16(unix.RTM_NEWLINK), named)
 	f.Add(uint16(unix.RTM_NEWLINK), link)
 	f.Add(uint16(unix.RTM_NEWLINK), named[:len(named)-5])
+	f.Add(uint16(unix.RTM_NEWLINK), append(slices.Clone(link), 9, 0, 3, 0, 1, 2, 3, 4, 5)) // the last one unpadded
 	six := slices.Clone(link)
 	six[0] = unix.AF_INET6
 	flags := attribute(nil, iflaInet6Flags, binary.NativeEndian.AppendUint32(nil, raManaged))
