@@ -11,13 +11,14 @@ import (
 // qemu is the program of Debian's package qemu-system-x86.
 const qemu = "/usr/bin/qemu-system-x86_64"
 
-// Names of the sockets in a machine's folder. QEMU dials all but the reader's and the TPM's.
+// Names of the sockets in a machine's folder. QEMU dials all but the reader's, the display's and the TPM's.
 const (
 	monitorSocket = "qmp.sock"
 	serialSocket  = "serial.sock"
 	eventsSocket  = "events.sock"
 	fingerSocket  = "finger.sock"
 	readerSocket  = "reader.sock"
+	displaySocket = "display.sock"
 	tpmSocket     = "tpm.sock"
 )
 
@@ -34,7 +35,7 @@ func (c Config) arguments() []string {
 	var a []string
 	add := func(more ...string) { a = append(a, more...) }
 	machine := "q35,smm=" + onOff(c.Firmware != nil) + ",accel=" + c.accelerator()
-	add("-machine", machine, "-cpu", "max", "-smp", "1", "-m", strconv.Itoa(c.memory()), "-nodefaults", "-no-user-config", "-display", "none",
+	add("-machine", machine, "-cpu", "max", "-smp", "1", "-m", strconv.Itoa(c.memory()), "-nodefaults", "-no-user-config", "-display", "none", "-vnc", "unix:"+in(displaySocket),
 		"-rtc", "base=utc", "-global", "ICH9-LPC.noreboot=off")
 	if c.EndOnReboot {
 		add("-no-reboot")

@@ -241,7 +241,7 @@ func (v *VM) close() error {
 	if v.TPM != nil {
 		errs = append(errs, v.TPM.Stop())
 	}
-	for _, name := range []string{monitorSocket, serialSocket, eventsSocket, fingerSocket, readerSocket, dumpFile} {
+	for _, name := range []string{monitorSocket, serialSocket, eventsSocket, fingerSocket, readerSocket, displaySocket, dumpFile} {
 		if err := os.Remove(filepath.Join(v.cfg.Dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
 		}
