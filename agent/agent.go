@@ -20,7 +20,7 @@ import (
 	"sdbox/agent/keys"
 	"sdbox/agent/kiosk"
 	"sdbox/agent/screen"
-	"sdbox/internal/card"
+	"sdbox/firmware/reference"
 	"sdbox/internal/card/pcsc"
 	"sdbox/internal/finger"
 	"sdbox/internal/refusal"
@@ -37,7 +37,7 @@ const (
 	tickEvery  = time.Second      // the delay in the bar, the clock
 )
 
-// Config is an SD-Box: what it trusts and its hardware. Nothing in it is optional but Log, Boot and Kept.
+// Config is an SD-Box: what it trusts and its hardware. Nothing in it is optional but Log, Boot, Kept and Releases.
 type Config struct {
 	Domain      string
 	Gateways    []string       // outer host:port of front doors, best first
@@ -53,8 +53,9 @@ type Config struct {
 	Cards       Cards
 	Finger      func(context.Context) (finger.Template, error)
 	Log         *slog.Logger
-	Boot        *boot.Client // PID 1 of a box's own system; nil elsewhere
-	Kept        []byte       // what it kept of the agent before this one
+	Boot        *boot.Client     // PID 1 of a box's own system; nil elsewhere
+	Kept        []byte           // what it kept of the agent before this one
+	Releases    *reference.Trust // whose releases this box takes; nil = none
 }
 
 // Agent is one running SD-Box.
@@ -72,18 +73,21 @@ type Agent struct {
 	route   *route
 
 	// owned by the loop
-	state   State
-	face    *face
-	keys    *keys.State
-	reader  string  // the reader with a card in it, "" without
-	up      *uplink // nil without a line
-	media   *stream.Mux
-	visit   *visit            // nil without a card in
-	said    refusal.Refusal   // the last refusal, what the screen says in Stopped and Closed
-	reason  string            // the operator's own words beside it
-	missing refusal.Code      // what the network lacks, by PID 1; "" for nothing
-	owed    []refusal.Refusal // what was read here while the centre could not be told
-	quiet   *time.Timer
+	state    State
+	face     *face
+	keys     *keys.State
+	reader   string  // the reader with a card in it, "" without
+	count    uint16  // of that reader's insertions and removals, when the card came
+	up       *uplink // nil without a line
+	media    *stream.Mux
+	visit    *visit            // nil without a card in
+	expected *kept             // a session of the agent before this one whose card has not been seen yet
+	said     refusal.Refusal   // the last refusal, what the screen says in Stopped and Closed
+	reason   string            // the operator's own words beside it
+	missing  refusal.Code      // what the network lacks, by PID 1; "" for nothing
+	owed     []refusal.Refusal // what was read here while the centre could not be told
+	update   updating
+	quiet    *time.Timer
 }
 
 // New makes an agent; Run makes it live.
@@ -110,6 +114,7 @@ func New(cfg Config) (*Agent, error) {
 		}
 		a.table[r.From][r.On] = r
 	}
+	a.restore(cfg.Kept)
 	return a, nil
 }
 
@@ -144,7 +149,7 @@ func (a *Agent) end() error {
 func (a *Agent) loop(ctx context.Context) error {
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
-	if err := a.face.show(kiosk.Boot{}); err != nil {
+	if err := a.face.show(a.opening()); err != nil {
 		return err
 	}
 	for {
@@ -175,7 +180,7 @@ func (a *Agent) loop(ctx context.Context) error {
 		case <-a.waitOver():
 			err = a.fire(GaveUp)
 		case now := <-tick.C:
-			err = errors.Join(a.noteBearer(), a.face.tick(now, a.delay()), a.cfg.Boot.Beat())
+			err = errors.Join(a.noteBearer(), a.face.tick(now, a.delay()), a.stepUpdate(ctx, now), a.cfg.Boot.Beat())
 		}
 		if err != nil {
 			return fmt.Errorf("agent: %s: %w", a.state, err)
@@ -324,9 +329,13 @@ func (a *Agent) delay() time.Duration {
 func (a *Agent) onCard(e pcsc.Event) error {
 	switch {
 	case e.Present && a.reader == "":
-		a.reader = e.Reader
+		a.reader, a.count = e.Reader, e.Count
+		if a.expected != nil {
+			return a.found(e)
+		}
 		return a.fire(CardPresent)
 	case e.Present && a.reader == e.Reader: // another card between two looks: the first one left
+		a.count = e.Count
 		if err := a.fire(CardGone); err != nil {
 			return err
 		}
@@ -352,6 +361,11 @@ func (a *Agent) onLink(ctx context.Context, e linkEvent) error {
 		if err := a.payOwed(); err != nil {
 			return err
 		}
+		if a.expected != nil {
+			if err := a.giveUpKept(); err != nil {
+				return err
+			}
+		}
 		return a.fire(LineUp)
 	case e.renewed != nil:
 		if a.up != nil {
@@ -360,6 +374,9 @@ func (a *Agent) onLink(ctx context.Context, e linkEvent) error {
 		return nil
 	case e.message != nil:
 		return a.onMessage(ctx, e.message)
+	case e.offer != nil:
+		a.onRelease(e.offer)
+		return nil
 	case e.silence != nil && *e.silence:
 		return a.fire(Silent)
 	case e.silence != nil:
@@ -418,9 +435,10 @@ func (a *Agent) onMessage(ctx context.Context, m wire.Message) error {
 			return a.renewList(m)
 		}
 		v.takeBubbles(m)
-		return a.fire(Granted)
+		return errors.Join(a.keep(), a.fire(Granted))
 	case *wire.Grant:
 		v.takeGrant(m)
+		return a.keep()
 	case *wire.Attached:
 		// the first frame of the stream says the same; nothing is shown before it
 	case *wire.Notice:
@@ -442,45 +460,4 @@ func (a *Agent) onMessage(ctx context.Context, m wire.Message) error {
 		}
 	}
 	return ctx.Err()
-}
-
-func (a *Agent) onHold(e holdEvent) error {
-	if a.visit == nil || e.hold != a.visit.hold {
-		return nil
-	}
-	switch {
-	case e.err != nil:
-		return a.cardFailed(e.err)
-	case e.read != nil:
-		a.visit.read = e.read
-		return a.fire(CardRead)
-	case e.login != nil:
-		a.visit.login = e.login
-		return a.fire(Signed)
-	case e.proof != nil && a.state == Resuming:
-		return a.comeBack(e.proof)
-	case e.proof != nil:
-		return a.send(e.proof)
-	}
-	return nil
-}
-
-// cardFailed turns what the card said into what the person reads. The gateway is told the same code and suffix.
-func (a *Agent) cardFailed(err error) error {
-	a.log.Info("card", "err", err)
-	var wrong *card.PINError
-	why, trigger := refusal.New(refusal.CardUnreadable), CardBad
-	switch {
-	case errors.Is(err, card.ErrRemoved):
-		return nil // the watcher says so next, and only it moves the state
-	case errors.As(err, &wrong) && wrong.Left > 0:
-		why, trigger = refusal.New(refusal.WrongFinger, "left", fmt.Sprint(wrong.Left)), WrongFinger
-	case errors.As(err, &wrong), errors.Is(err, card.ErrBlocked):
-		why, trigger = refusal.New(refusal.CardLocked), CardBlocked
-	}
-	a.say(why, "")
-	if err := a.send(&wire.Event{Session: a.visit.session(), Refusal: why}); err != nil {
-		return err
-	}
-	return a.fire(trigger)
 }

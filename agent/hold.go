@@ -13,6 +13,7 @@ import (
 	"sdbox/internal/card"
 	"sdbox/internal/card/pcsc"
 	"sdbox/internal/finger"
+	"sdbox/internal/refusal"
 	"sdbox/internal/wire"
 )
 
@@ -20,6 +21,7 @@ import (
 type Cards interface {
 	Events() <-chan pcsc.Event
 	Connect(reader string) (Connection, error)
+	ReaderSeen() bool // a reader is or was there
 }
 
 // Connection is a card held alone until Close.
@@ -68,6 +70,7 @@ type hold struct {
 	events chan<- holdEvent
 	nonce  chan []byte // capacity 1: for the presence signature at card-in
 	steps  chan func() // closed by release
+	back   bool        // for a session that comes back: the card says so by prove, not at once
 	gone   chan struct{}
 	done   chan struct{}
 
@@ -79,6 +82,13 @@ type hold struct {
 func newHold(cards Cards, reader string, tunnelKey wire.Key, events chan<- holdEvent) *hold {
 	h := &hold{reader: reader, cards: cards, events: events, nonce: make(chan []byte, 1), steps: make(chan func(), 4), gone: make(chan struct{}), done: make(chan struct{})}
 	go h.run(tunnelKey)
+	return h
+}
+
+// returnHold keeps the card of a session that is to come back.
+func returnHold(cards Cards, reader string, events chan<- holdEvent) *hold {
+	h := &hold{reader: reader, cards: cards, events: events, back: true, steps: make(chan func(), 4), gone: make(chan struct{}), done: make(chan struct{})}
+	go h.run(wire.Key{})
 	return h
 }
 
@@ -140,6 +150,9 @@ func (h *hold) open(tunnelKey wire.Key) (*cardRead, error) {
 		return nil, fmt.Errorf("certificate of 9a: want a P-256 key, have %T", certificate.PublicKey)
 	}
 	h.pub = pub
+	if h.back {
+		return &cardRead{certificate: certificate}, nil
+	}
 	var nonce []byte
 	select {
 	case nonce = <-h.nonce:
@@ -201,4 +214,45 @@ func (h *hold) prove(p wire.Presence, tunnelKey wire.Key) {
 		p.Signature = signature
 		h.tell(holdEvent{proof: &p, err: err})
 	}
+}
+
+func (a *Agent) onHold(e holdEvent) error {
+	if a.visit == nil || e.hold != a.visit.hold {
+		return nil
+	}
+	switch {
+	case e.err != nil:
+		return a.cardFailed(e.err)
+	case e.read != nil:
+		a.visit.read = e.read
+		return a.fire(CardRead)
+	case e.login != nil:
+		a.visit.login = e.login
+		return a.fire(Signed)
+	case e.proof != nil && a.state == Resuming:
+		return a.comeBack(e.proof)
+	case e.proof != nil:
+		return a.send(e.proof)
+	}
+	return nil
+}
+
+// cardFailed turns what the card said into what the person reads. The gateway is told the same code and suffix.
+func (a *Agent) cardFailed(err error) error {
+	a.log.Info("card", "err", err)
+	var wrong *card.PINError
+	why, trigger := refusal.New(refusal.CardUnreadable), CardBad
+	switch {
+	case errors.Is(err, card.ErrRemoved):
+		return nil // the watcher says so next, and only it moves the state
+	case errors.As(err, &wrong) && wrong.Left > 0:
+		why, trigger = refusal.New(refusal.WrongFinger, "left", fmt.Sprint(wrong.Left)), WrongFinger
+	case errors.As(err, &wrong), errors.Is(err, card.ErrBlocked):
+		why, trigger = refusal.New(refusal.CardLocked), CardBlocked
+	}
+	a.say(why, "")
+	if err := a.send(&wire.Event{Session: a.visit.session(), Refusal: why}); err != nil {
+		return err
+	}
+	return a.fire(trigger)
 }

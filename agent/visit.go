@@ -271,6 +271,9 @@ func (a *Agent) attach() error {
 	v.lights = 0
 	b := v.bubbles[v.selected]
 	v.current = b.Name
+	if err := a.keep(); err != nil {
+		return err
+	}
 	if err := a.face.open(v.stream, b, v.person.Name); err != nil {
 		return err
 	}
@@ -288,7 +291,7 @@ func (a *Agent) backToList() error {
 	}
 	v.stream++ // whatever is still under way is of no stream now
 	v.current = ""
-	if err := a.face.dark(); err != nil {
+	if err := errors.Join(a.keep(), a.face.dark()); err != nil {
 		return err
 	}
 	if err := a.send(&wire.Detach{Session: v.session(), Why: wire.Menu}); err != nil {
@@ -337,8 +340,11 @@ func (a *Agent) leave() {
 			t.Stop()
 		}
 	}
-	v.hold.release()
-	a.visit = nil
+	if v.hold != nil { // else its card was not seen yet
+		v.hold.release()
+	}
+	a.visit, a.expected = nil, nil
+	_ = a.cfg.Boot.Keep(nil) // it fails only with PID 1, and so the machine
 	a.face.forget()
 }
 

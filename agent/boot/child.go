@@ -20,6 +20,7 @@ type exit struct {
 	pid    int
 	status syscall.WaitStatus
 	lived  time.Duration
+	asked  bool // PID 1 wanted it
 }
 
 // String says how it ended.
@@ -35,6 +36,7 @@ type child struct {
 	role    Role
 	pid     int
 	started time.Time
+	asked   bool // to end; the loop's
 }
 
 // nursery starts roles and takes their ends. PID 1 inherits every orphan: one place waits for all.
@@ -105,7 +107,7 @@ func (n *nursery) reap() []exit {
 		delete(n.running, pid)
 		n.mu.Unlock()
 		if c != nil {
-			ended = append(ended, exit{c.role, pid, status, time.Since(c.started)})
+			ended = append(ended, exit{c.role, pid, status, time.Since(c.started), c.asked})
 		}
 	}
 }

@@ -134,7 +134,7 @@ func Inherit() (*Client, Event, error) {
 	if err != nil {
 		return nil, Event{}, fmt.Errorf("boot: %w", err)
 	}
-	c := &Client{conn: conn, events: make(chan Event, 16)}
+	c := NewClient(conn)
 	e, err := receive[Event](conn)
 	if err == nil && e.message.Start == nil {
 		err = errors.New("no start")
@@ -145,6 +145,9 @@ func Inherit() (*Client, Event, error) {
 	e.message.Files = e.files
 	return c, e.message, nil
 }
+
+// NewClient makes a client of one end of a socket pair (SOCK_SEQPACKET), which it takes over.
+func NewClient(conn *net.UnixConn) *Client { return &Client{conn: conn, events: make(chan Event, 16)} }
 
 // Run receives until ctx ends; events come by Events. Its end before that is PID 1's, and so that of the machine.
 func (c *Client) Run(ctx context.Context) error {
@@ -183,7 +186,10 @@ func (c *Client) Beat() error { return c.send(request{Beat: true}) }
 
 // Keep hands PID 1 at most 4 KiB that it holds in memory, unread, for the agent that comes after this one, should this one end unasked.
 // Nothing makes it forget.
-func (c *Client) Keep(kept []byte) error { return c.send(request{Keep: &kept}) }
+func (c *Client) Keep(kept []byte) error {
+	kept = append([]byte{}, kept...) // nil would be no request at all
+	return c.send(request{Keep: &kept})
+}
 
 // Healthy says that one part of what a new release must show has been seen.
 func (c *Client) Healthy(p Part) error { return c.send(request{Healthy: p}) }

@@ -33,12 +33,12 @@ type devices struct {
 	usb     USB
 	readers map[usbID]bool
 	trouble func(Trouble)              // called for each device that is refused, and when it is gone
-	changed func()                     // called after each event
+	changed func(uevent)               // called after each event
 	refused map[string]refusal.Refusal // by path under /sys: devices that are in and refused
 }
 
 // openDevices begins to listen. It is called before the first module of USB is loaded, so that no event is missed.
-func openDevices(log *slog.Logger, usb USB, trouble func(Trouble), changed func()) (*devices, error) {
+func openDevices(log *slog.Logger, usb USB, trouble func(Trouble), changed func(uevent)) (*devices, error) {
 	list, err := os.Open(readersFile)
 	if err != nil {
 		return nil, fmt.Errorf("list of readers: %w", err)
@@ -115,7 +115,7 @@ func (d *devices) present(link string) (uevent, error) {
 
 // handle takes one event. Only what happens on USB is told on, and of what was refused only its going.
 func (d *devices) handle(e uevent) {
-	defer d.changed()
+	defer d.changed(e)
 	tell := e.values["SUBSYSTEM"] == "usb"
 	if e.values["DEVTYPE"] == "usb_device" {
 		switch e.action {

@@ -31,7 +31,7 @@ type machineRoom struct {
 func newMachineRoom(t *testing.T) *machineRoom {
 	r := &machineRoom{t: t}
 	var err error
-	r.devices, err = openDevices(slog.New(slog.NewTextHandler(t.Output(), nil)), USB{}, func(x Trouble) { r.troubles = append(r.troubles, x) }, func() {})
+	r.devices, err = openDevices(slog.New(slog.NewTextHandler(t.Output(), nil)), USB{}, func(x Trouble) { r.troubles = append(r.troubles, x) }, func(uevent) {})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = r.events.close() }) // run closes it too
 	r.sys, r.dev = t.TempDir(), t.TempDir()
@@ -161,7 +161,7 @@ func TestOnlyTheKernelIsHeard(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	looked := make(chan struct{}, 64)
-	r.changed = func() { looked <- struct{}{} }
+	r.changed = func(uevent) { looked <- struct{}{} }
 	go func() { ended <- r.run(ctx) }()
 	ip(t, "link", "set", "seen", "name", "renamed")
 	ip(t, "link", "set", "renamed", "name", "seen")

@@ -6,19 +6,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
-	"sdbox/agent/kiosk"
 	"sdbox/firmware/efivar"
-	"sdbox/internal/refusal"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -32,38 +29,26 @@ type machine struct {
 	nursery  *nursery
 
 	// owned by the loop
-	safe     *safe // nil while there is no display
-	watchdog *watchdog
-	outlet   bool // the sink has where to go
-	agent    *talk
-	running  map[Role]*child // nil for one whose wait is under way
-	records  map[Role]*record
-	kept     []byte // of the agent, for the one after it
-	releases *installer
-	told     map[string]Event // the newest of each kind, for an agent that comes later
+	safe      *safe  // nil while there is no display
+	noDisplay string // why, as it was last logged
+	watchdog  *watchdog
+	outlet    bool // the sink has where to go
+	whole     bool // every module is in
+	agent     *talk
+	running   map[Role]*child // nil for one whose wait is under way
+	records   map[Role]*record
+	kept      []byte // of the agent, for the one after it
+	releases  *installer
+	told      map[string]Event // the newest of each kind, for an agent that comes later
 
 	beside   errgroup.Group // what runs beside the loop; it ends with the machine
 	requests chan heard
 	again    chan Role     // a role's wait is over
 	loaded   chan struct{} // closed when the last module is in
 	looks    chan struct{}
-	events   chan Event // of the rooms beside the loop, for the agent
+	replug   atomic.Bool // a monitor was plugged in or out; set beside the loop
+	events   chan Event  // of the rooms beside the loop, for the agent
 	hardened chan error
-}
-
-// talk is PID 1's end of one agent's socket.
-type talk struct {
-	conn   *net.UnixConn
-	child  *child
-	beat   time.Time
-	beaten bool
-}
-
-// heard is a request of an agent; of one that is no longer the agent it is dropped. An err ends the conversation.
-type heard struct {
-	from   *talk
-	packet packet[request]
-	err    error
 }
 
 // errRestart is the end of PID 1's loop that starts the machine again.
@@ -98,14 +83,14 @@ func (m *machine) live(ctx context.Context) error {
 		return nil
 	})
 	err := m.loop(ctx, ended)
-	m.cover(kiosk.Boot{})
+	m.cover()
 	return err
 }
 
 // beginDevices listens to the kernel's devices, from before the first module on.
 func (m *machine) beginDevices(ctx context.Context) error {
 	trouble := func(t Trouble) { m.say(ctx, Event{Trouble: &t}) }
-	d, err := openDevices(m.log, m.settings.USB, trouble, m.lookSoon)
+	d, err := openDevices(m.log, m.settings.USB, trouble, m.noticed)
 	if err != nil {
 		return err
 	}
@@ -119,6 +104,14 @@ func (m *machine) say(ctx context.Context, e Event) {
 	case m.events <- e:
 	case <-ctx.Done():
 	}
+}
+
+// noticed is called beside the loop for each change of a device.
+func (m *machine) noticed(e uevent) {
+	if e.values["SUBSYSTEM"] == "drm" && e.values["HOTPLUG"] == "1" {
+		m.replug.Store(true)
+	}
+	m.lookSoon()
 }
 
 // lookSoon has the loop look for devices that it can take into use.
@@ -141,6 +134,7 @@ func (m *machine) loop(ctx context.Context, ended <-chan os.Signal) error {
 				err = errors.Join(err, m.onExit(ctx, e))
 			}
 		case err = <-m.hardened:
+			m.whole = true
 			if err != nil {
 				err = fmt.Errorf("harden: %w", err)
 				break
@@ -188,21 +182,8 @@ func (m *machine) look(ctx context.Context) error {
 			return err
 		}
 	}
-	if m.safe == nil {
-		s, err := openSafe(adapter, refusal.English)
-		switch {
-		case err == nil:
-			m.safe = s
-			m.step("first screen")
-			if m.agent != nil { // it runs without one
-				m.nursery.end(m.agent.child, unix.SIGTERM)
-			}
-			if err := m.people(ctx); err != nil {
-				return err
-			}
-		case !errors.Is(err, os.ErrNotExist):
-			m.log.Warn("display", "err", err)
-		}
+	if err := m.lookForDisplay(ctx); err != nil {
+		return err
 	}
 	if m.watchdog == nil && m.settings.Watchdog.Seconds > 0 {
 		w, err := openWatchdog("/dev/watchdog", m.settings.Watchdog.Seconds)
@@ -262,14 +243,14 @@ func (m *machine) onExit(ctx context.Context, e exit) error {
 		m.agent = nil
 	}
 	if row.cover {
-		m.cover(kiosk.Boot{})
+		m.cover()
 	}
 	r := m.records[e.role]
 	if r == nil {
 		r = &record{}
 		m.records[e.role] = r
 	}
-	wait, reboot := r.ended(row, time.Now())
+	wait, reboot := r.ended(row, time.Now(), e.asked)
 	if reboot {
 		return fmt.Errorf("%s ended %d times in %v: %w", e.role, row.most, row.within, errRestart)
 	}
@@ -285,16 +266,6 @@ func (m *machine) startAfter(ctx context.Context, role Role, wait time.Duration)
 		case <-ctx.Done():
 		}
 	})
-}
-
-// cover draws the safe screen over whatever stands there.
-func (m *machine) cover(v kiosk.View) {
-	if m.safe == nil {
-		return
-	}
-	if err := m.safe.show(v); err != nil {
-		m.log.Warn("safe screen", "err", err)
-	}
 }
 
 // start starts a role. The agent gets the display and a socket to ask PID 1 by.
@@ -345,130 +316,5 @@ func (m *machine) startNetwork(ctx context.Context) error {
 		}
 		return nil
 	})
-	return nil
-}
-
-func (m *machine) startAgent(ctx context.Context) error {
-	own, theirs, err := socketPair()
-	if err != nil {
-		return err
-	}
-	defer theirs.Close()
-	c, err := m.nursery.start(roleSpecs()[RoleAgent], theirs)
-	if err != nil {
-		return errors.Join(err, own.Close())
-	}
-	t := &talk{conn: own, child: c, beat: time.Now()}
-	m.running[RoleAgent], m.agent = c, t
-	m.step("started agent")
-	go m.listen(ctx, t) // ends with the socket, which onExit closes
-	start := Event{Start: &Start{Kept: m.kept}}
-	if m.safe != nil {
-		g, f := m.safe.hand()
-		start.Start.Screen = g
-		start.Files = []*os.File{f}
-	}
-	m.tell(start)
-	for _, e := range m.told {
-		m.tell(e)
-	}
-	return nil
-}
-
-// listen hands the loop what one agent asks.
-func (m *machine) listen(ctx context.Context, t *talk) {
-	for {
-		h := heard{from: t}
-		h.packet, h.err = receive[request](t.conn)
-		select {
-		case m.requests <- h:
-		case <-ctx.Done():
-			closeAll(h.packet.files)
-			return
-		}
-		if h.err != nil {
-			return
-		}
-	}
-}
-
-// socketPair makes two ends of a socket that keeps messages apart.
-func socketPair() (own *net.UnixConn, theirs *os.File, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return nil, nil, fmt.Errorf("socket of the agent: %w", err)
-	}
-	theirs = os.NewFile(uintptr(fds[1]), "agent")
-	f := os.NewFile(uintptr(fds[0]), "boot")
-	defer f.Close()
-	if own, err = packetConn(f); err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("socket of the agent: %w", err), theirs.Close())
-	}
-	return own, theirs, nil
-}
-
-// tell says something to the agent, and remembers it for the next. An agent that does not take what it is told stands still, and is
-// found by its beat.
-func (m *machine) tell(e Event) {
-	switch kind := e.kind(); {
-	case kind == "":
-	case e.Trouble != nil && e.Trouble.Over:
-		delete(m.told, kind)
-	default:
-		m.told[kind] = e
-	}
-	if m.agent == nil {
-		return
-	}
-	_ = m.agent.conn.SetWriteDeadline(time.Now().Add(lookEvery))
-	if err := send(m.agent.conn, e, e.Files...); err != nil {
-		m.log.Warn("agent is not told", "err", err)
-	}
-}
-
-// kind names what a later agent must be told again: of each kind the newest.
-func (e Event) kind() string {
-	switch {
-	case e.Network != nil:
-		return "network"
-	case e.Site != nil:
-		return "site"
-	case e.Trouble != nil:
-		return "trouble " + e.Trouble.Refusal.Error()
-	case e.System != nil:
-		return "system"
-	case e.Update != nil:
-		return "update"
-	}
-	return ""
-}
-
-// onRequest does what the agent asks.
-func (m *machine) onRequest(h heard) error {
-	defer closeAll(h.packet.files)
-	if h.from != m.agent {
-		return nil
-	}
-	r := h.packet.message
-	switch {
-	case errors.Is(h.err, io.EOF):
-	case h.err != nil:
-		m.log.Warn("the agent speaks against the rules", "err", h.err)
-		m.nursery.end(h.from.child, unix.SIGKILL)
-	case r.Beat:
-		h.from.beat, h.from.beaten = time.Now(), true
-	case r.Keep != nil && len(*r.Keep) > maxKept:
-		m.log.Warn("the agent asks too much to be kept", "bytes", len(*r.Keep))
-	case r.Keep != nil:
-		clear(m.kept)
-		m.kept = *r.Keep
-	case r.Healthy != "":
-		m.releases.healthy(r.Healthy)
-	case r.Install != nil && len(h.packet.files) == 1:
-		m.releases.install(*r.Install, h.packet.files[0])
-		h.packet.files[0] = nil // it has another owner now
-	case r.Reboot != "":
-		return fmt.Errorf("the agent asks: %.200q: %w", r.Reboot, errRestart)
-	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"sdbox/firmware/release"
 	"sdbox/internal/ident"
+	"sdbox/internal/refusal"
 
 	"github.com/pelletier/go-toml/v2"
 )
@@ -38,6 +39,8 @@ type Settings struct {
 	Model   string    `toml:"model"`   // of the hardware, as releases name it
 	Built   time.Time `toml:"built"`   // no clock of this machine may be earlier
 	Events  string    `toml:"events"`  // where log lines go: "port:NAME", "console", "" = kept in memory
+
+	Language refusal.Lang `toml:"language"` // of the first screen: "fr", else English
 
 	USB      USB      `toml:"usb"`
 	Watchdog Watchdog `toml:"watchdog"`

@@ -2,7 +2,10 @@
 
 package boot
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // rule is what PID 1 does when a role ends that it did not end itself.
 type rule struct {
@@ -33,14 +36,13 @@ const (
 // record is what PID 1 remembers of one role's ends.
 type record struct{ ends []time.Time }
 
-// ended writes an end down and says what follows: the role again after a wait, or the machine.
-func (r *record) ended(row rule, now time.Time) (again time.Duration, reboot bool) {
-	kept := r.ends[:0]
-	for _, t := range r.ends {
-		if now.Sub(t) < row.within {
-			kept = append(kept, t)
-		}
+// ended writes an end down and says what follows: the role again after a wait, or the machine. An end that PID 1 asked for does not
+// count.
+func (r *record) ended(row rule, now time.Time, asked bool) (again time.Duration, reboot bool) {
+	r.ends = slices.DeleteFunc(r.ends, func(t time.Time) bool { return now.Sub(t) >= row.within })
+	if asked {
+		return 0, false
 	}
-	r.ends = append(kept, now)
+	r.ends = append(r.ends, now)
 	return row.wait, len(r.ends) >= row.most
 }
