@@ -9,20 +9,20 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/klauspost/compress/zstd"
 )
 
 // A file on its way is one zstd frame for each block of the image, each behind a skippable frame that holds its length (RFC 8878,
 // 3.1.2), as pzstd writes them. So a box needs memory for one block and what it is made from, however large the image is, and a full
-// file opens with any zstd. A delta's frame has as raw dictionary the old image around the block: from reach bytes before the block to
-// reach bytes after it. An image whose parts keep their order and move by less than that loses nothing by it.
+// file opens with any zstd. In a delta's frame are the block's differences to the old image around it, from reach bytes before its place
+// to reach bytes after it. An image whose parts keep their order and move by less than that loses nothing by it.
 const (
 	blockSize   = 8 << 20
 	reach       = 8 << 20
 	lengthMagic = 0x184D2A50
 	lengthSize  = 12 // magic, 4, length of the frame
-	dictID      = 1
 )
 
 // ErrCorrupt is wrapped when bytes that a release names do not decode to its image.
@@ -46,17 +46,19 @@ func (s shape) span(at, size int64) (from, to int64) {
 func Encode(w io.Writer, image, base []byte) error { return product().encode(w, image, base) }
 
 func (s shape) encode(w io.Writer, image, base []byte) error {
+	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(s.level), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(blockSize),
+		zstd.WithEncoderCRC(false)) // the release's hash covers the whole
+	if err != nil {
+		return fmt.Errorf("encode release file: %w", err)
+	}
+	defer encoder.Close()
 	for at := int64(0); at < int64(len(image)); at += s.block {
-		options := []zstd.EOption{zstd.WithEncoderLevel(s.level), zstd.WithEncoderConcurrency(1),
-			zstd.WithWindowSize(64 << 20), zstd.WithSingleSegment(true), zstd.WithEncoderCRC(false)} // the release's hash covers the whole
-		if from, to := s.span(at, int64(len(base))); from < to {
-			options = append(options, zstd.WithEncoderDictRaw(dictID, base[from:to]))
+		content := image[at:min(at+s.block, int64(len(image)))]
+		if base != nil {
+			from, to := s.span(at, int64(len(base)))
+			content = diff(content, base[from:to], int(at-from))
 		}
-		encoder, err := zstd.NewWriter(nil, options...)
-		if err != nil {
-			return fmt.Errorf("encode release file: %w", err)
-		}
-		frame := encoder.EncodeAll(image[at:min(at+s.block, int64(len(image)))], nil)
+		frame := encoder.EncodeAll(content, nil)
 		head := binary.LittleEndian.AppendUint32(nil, lengthMagic)
 		head = binary.LittleEndian.AppendUint32(head, 4)
 		head = binary.LittleEndian.AppendUint32(head, uint32(len(frame)))
@@ -89,26 +91,33 @@ func Decode(file []byte, image Digest, base []byte) ([]byte, error) {
 // decode hands the blocks of an image of this size to each, in order; a block is each's only until it returns. base is nil for a full
 // file. No block is larger than the shape says, whatever the file holds.
 func (s shape) decode(file []byte, size int64, base io.ReaderAt, baseSize int64, each func(block []byte) error) error {
+	// A block's differences take what the block takes, and some bytes for each piece.
+	decoder, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxMemory(uint64(2*s.block)))
+	if err != nil {
+		return fmt.Errorf("decode release file: %w", err)
+	}
+	defer decoder.Close()
 	in := bytes.NewReader(file)
-	block := make([]byte, 0, s.block)
-	var dict []byte
+	var content, block, old []byte
 	for at := int64(0); at < size; at += s.block {
 		frame, err := nextFrame(in)
 		if err != nil {
 			return err
 		}
 		want := min(s.block, size-at)
-		options := []zstd.DOption{zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxMemory(uint64(want))}
+		if content, err = decoder.DecodeAll(frame, content[:0]); err != nil {
+			return fmt.Errorf("%w: %w", ErrCorrupt, err)
+		}
+		block = content
 		if base != nil {
 			from, to := s.span(at, baseSize)
-			dict = append(dict[:0], make([]byte, to-from)...)
-			if _, err := io.ReadFull(io.NewSectionReader(base, from, to-from), dict); err != nil {
+			old = slices.Grow(old[:0], int(to-from))[:to-from]
+			if _, err := io.ReadFull(io.NewSectionReader(base, from, to-from), old); err != nil {
 				return fmt.Errorf("read the running slot: %w", err)
 			}
-			options = append(options, zstd.WithDecoderDictRaw(dictID, dict))
-		}
-		if block, err = decodeFrame(frame, block[:0], options); err != nil {
-			return err
+			if block, err = patch(content, old, int(at-from), int(want)); err != nil {
+				return err
+			}
 		}
 		if int64(len(block)) != want {
 			return fmt.Errorf("%w: a block of %d bytes, want %d", ErrCorrupt, len(block), want)
@@ -121,19 +130,6 @@ func (s shape) decode(file []byte, size int64, base io.ReaderAt, baseSize int64,
 		return fmt.Errorf("%w: %d bytes after its end", ErrCorrupt, in.Len())
 	}
 	return nil
-}
-
-func decodeFrame(frame, into []byte, options []zstd.DOption) ([]byte, error) {
-	decoder, err := zstd.NewReader(nil, options...)
-	if err != nil {
-		return nil, fmt.Errorf("decode release file: %w", err)
-	}
-	defer decoder.Close()
-	block, err := decoder.DecodeAll(frame, into)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
-	}
-	return block, nil
 }
 
 // nextFrame returns the next frame without the length before it.

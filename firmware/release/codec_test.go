@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -123,6 +124,9 @@ func TestFileNeverMakesMoreThanItsImage(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	old, image := picture(1, 40<<10), picture(2, 40<<10)
 	f.Add(encoded(f, small(), image, nil), false)
+	moved := append(bytes.Clone(old[1000:]), old[:1000]...)
+	moved[7] ^= 1
+	f.Add(encoded(f, small(), moved, old), true)
 	f.Add(encoded(f, small(), image, old), true)
 	for _, file := range hostileFiles(f) {
 		f.Add(file, false)
@@ -138,4 +142,48 @@ func FuzzDecode(f *testing.F) {
 		}
 		require.LessOrEqual(t, len(got), 40<<10)
 	})
+}
+
+// FuzzPatch: a block's differences, behind zstd.
+func FuzzPatch(f *testing.F) {
+	old := picture(1, 4<<10)
+	for _, block := range [][]byte{old, picture(2, 4<<10), append(bytes.Clone(old[100:]), old[:100]...), bytes.Repeat([]byte{7}, 4<<10)} {
+		f.Add(diff(block, old, 0))
+		block[3000] ^= 7
+		block[3003] ^= 9
+		f.Add(diff(block, old, 0))
+	}
+	f.Add([]byte{1, 0, 0, 0})
+	f.Add([]byte{1, 0, 100, 1, 2, 90, 9, 2, 2, 1, 1, 1, 1})
+	f.Add([]byte{200, 1, 0, 30, 0x80})
+	f.Fuzz(func(t *testing.T, changes []byte) {
+		if block, err := patch(changes, old, 0, 4<<10); err == nil {
+			require.Len(t, block, 4<<10)
+			again, err := patch(diff(block, old, 0), old, 0, 4<<10)
+			require.NoError(t, err)
+			require.Equal(t, block, again)
+		}
+	})
+}
+
+// TestCodeThatMovedCostsLittle: a function grew, so that all calls across it differ in their distance by the same number.
+func TestCodeThatMovedCostsLittle(t *testing.T) {
+	old := picture(5, 256<<10)
+	chance := rand.New(rand.NewPCG(1, 9))
+	for i := range old {
+		old[i] = byte(chance.Uint32())
+	}
+	calls := func(code []byte, add uint32) {
+		for at := 0; at+4 < len(code); at += 24 {
+			binary.LittleEndian.PutUint32(code[at:], binary.LittleEndian.Uint32(code[at:])+add)
+		}
+	}
+	grown := slices.Concat(old[:100<<10], []byte("some new code, of 64 bytes or so, that was not there before ...."), old[100<<10:])
+	calls(grown[120<<10:], 64)
+	s := shape{64 << 10, 64 << 10, zstd.SpeedBestCompression}
+	delta := encoded(t, s, grown, old)
+	require.Less(t, len(delta), 8<<10, "of %d calls", 136<<10/24)
+	got, err := decoded(s, delta, int64(len(grown)), old)
+	require.NoError(t, err)
+	require.Equal(t, grown, got)
 }
