@@ -184,8 +184,16 @@ func TestBuild(t *testing.T) {
 	t.Run("nothing is missing that a program loads", func(t *testing.T) {
 		checkLibraries(t, tree)
 	})
-	t.Run("modules load after what they need", func(t *testing.T) {
-		checkModules(t, tree)
+	t.Run("every profile finds what it asks for, and loads it after what it needs", func(t *testing.T) {
+		files, err := unpack(t.Context(), s)
+		require.NoError(t, err)
+		for _, name := range initramfs.ProfileNames() {
+			p, err := initramfs.ReadProfile(name)
+			require.NoError(t, err)
+			root, err := initramfs.Build(initramfs.Spec{Agent: tree["bin/sdbox-agent"].Data, Profile: p, Packages: files})
+			require.NoError(t, err)
+			checkModules(t, root)
+		}
 	})
 	t.Run("the execution policy is signed by the key that signs the image", func(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "ipe.p7b")
