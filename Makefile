@@ -47,6 +47,6 @@ fmt: ## format the code
 
 build: ## the programs, into build/bin
 	@mkdir -p $(BIN) && echo "building the programs into $(BIN)"
-	@CGO_ENABLED=1 $(GO) build -trimpath -o $(BIN)/ ./cmd/sdbox-agent ./cmd/sdbox-lab
+	@CGO_ENABLED=1 $(GO) build -trimpath -buildvcs=false -tags netgo,osusergo -ldflags "-s -w -buildid=" -o $(BIN)/ ./cmd/sdbox-agent
+	@CGO_ENABLED=1 $(GO) build -trimpath -tags netgo,osusergo -o $(BIN)/ ./cmd/sdbox-lab
 	@CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/ ./cmd/sdbox-gateway ./cmd/sdbox-bubble ./cmd/sdbox-image ./cmd/sdbox-pki ./cmd/sdboxctl
-	@CGO_ENABLED=1 $(GO) build -trimpath -buildvcs=false -tags netgo,osusergo -ldflags "-s -w -buildid=" -o $(BIN)/box/ ./cmd/sdbox-agent

@@ -36,5 +36,5 @@ if [ -z "$site" ]; then
 fi
 # The version and the floor of the clock are the last change's, so that the same sources make the same image.
 seconds=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || stat -c %Y image/packages.lock)}
-"$bin/sdbox-image" build --site "$site" --agent "$bin/box/sdbox-agent" --profile "${PROFILE:-qemu}" ${KERNEL:+--kernel "$KERNEL"} ${DEV:+--dev} ${README:+--readme image/README.md} \
+"$bin/sdbox-image" build --site "$site" --agent "$bin/sdbox-agent" --profile "${PROFILE:-qemu}" ${KERNEL:+--kernel "$KERNEL"} ${DEV:+--dev} ${README:+--readme image/README.md} \
 	--version "$(date -u -d "@$seconds" +%Y.%-m.%-d)" --built "$(date -u -d "@$seconds" +%Y-%m-%dT%H:%M:%SZ)" --out build/image
