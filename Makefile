@@ -9,12 +9,12 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 demo: ## install what is missing, build, play a researcher's day, stay up (ONCE=1: exit after the day)
-	@scripts/packages.sh demo
+	@scripts/packages.sh demo image
 	@$(MAKE) --no-print-directory build
 	@scripts/asroot.sh $(BIN)/sdbox-lab day --bin $(BIN) --out build/demo $(if $(ONCE),--once)
 
 test: ## install what is missing, then run everything with -race
-	@scripts/packages.sh demo test
+	@scripts/packages.sh demo image test
 	@scripts/axe.sh
 	@$(MAKE) --no-print-directory build
 	@$(BIN)/sdbox-image lock --out build/packages.lock
@@ -35,7 +35,7 @@ kernel: ## a kernel without modules for the image, into build/kernel; then: make
 	@scripts/kernel.sh
 
 bench: ## the figures of README.md, on this machine
-	@scripts/packages.sh demo test
+	@scripts/packages.sh demo image test
 	@$(MAKE) --no-print-directory build
 	@scripts/asroot.sh scripts/bench.sh
 
