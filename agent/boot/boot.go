@@ -36,6 +36,9 @@ func Main() {
 		err = m.live(context.Background())
 	}
 	log.Error("the machine starts again", "err", err)
+	if !m.outlet { // there may be a serial line
+		_ = os.WriteFile(kernelLog, []byte("<2>sdbox: "+err.Error()+"\n"), 0)
+	}
 	m.restart()
 }
 
@@ -145,9 +148,19 @@ func (m *machine) enforce() error {
 	return nil
 }
 
+// lastWords is how long the log may take to be written before the machine starts again.
+const lastWords = time.Second
+
 // restart says its last lines and starts the machine again.
 func (m *machine) restart() {
-	m.sink.close()
-	unix.Sync()
+	said := make(chan struct{})
+	go func() { // the machine ends it, if nobody takes the lines
+		m.sink.close()
+		close(said)
+	}()
+	select {
+	case <-said:
+	case <-time.After(lastWords):
+	}
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART) // if not, PID 1 ends, and the kernel does it
 }

@@ -49,6 +49,8 @@ type machine struct {
 	replug   atomic.Bool // a monitor was plugged in or out; set beside the loop
 	events   chan Event  // of the rooms beside the loop, for the agent
 	hardened chan error
+	faults   chan error  // what PID 1 cannot go on without
+	drills   chan string // in an image of the form dev
 }
 
 // errRestart is the end of PID 1's loop that starts the machine again.
@@ -62,6 +64,7 @@ func (m *machine) live(ctx context.Context) error {
 	m.requests, m.again, m.events = make(chan heard), make(chan Role), make(chan Event, 16)
 	m.releases = newInstaller(m.log, m.settings, releaseKeys, efivar.Open(efivar.Mounted), m.tell, func(e Event) { m.say(ctx, e) })
 	m.looks, m.hardened, m.loaded = make(chan struct{}, 1), make(chan error, 1), make(chan struct{})
+	m.faults, m.drills = make(chan error, 1), make(chan string)
 	ended := make(chan os.Signal, 1)
 	signal.Notify(ended, syscall.SIGCHLD)
 	if err := m.beginDevices(ctx); err != nil {
@@ -94,7 +97,12 @@ func (m *machine) beginDevices(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.beside.Go(func() error { return d.run(ctx) })
+	m.beside.Go(func() error {
+		if err := d.run(ctx); err != nil {
+			m.faults <- err
+		}
+		return nil
+	})
 	return nil
 }
 
@@ -141,6 +149,9 @@ func (m *machine) loop(ctx context.Context, ended <-chan os.Signal) error {
 			}
 			m.releases.ready = true
 			err = m.people(ctx) // without a display, too: it may come
+		case err = <-m.faults:
+		case line := <-m.drills:
+			m.drill(line)
 		case <-m.looks:
 			err = m.look(ctx)
 		case role := <-m.again:
@@ -175,7 +186,7 @@ func adapted() bool {
 // look takes into use what has appeared: where the log goes, the display, the watchdog. What is there is looked at, not what was told
 // of it: a telling can be lost.
 func (m *machine) look(ctx context.Context) error {
-	m.openOutlet()
+	m.openOutlet(ctx)
 	m.releases.look()
 	if adapted() { // before the display's: a cable takes seconds
 		if err := m.start(ctx, RoleNetwork); err != nil {
@@ -199,23 +210,30 @@ func (m *machine) look(ctx context.Context) error {
 }
 
 // openOutlet gives the log where to go, once it is there.
-func (m *machine) openOutlet() {
+func (m *machine) openOutlet(ctx context.Context) {
 	if m.outlet || m.settings.Events == "" {
 		return
 	}
 	path := "/dev/console"
-	if name, isPort := strings.CutPrefix(m.settings.Events, portPrefix); isPort {
+	name, isPort := strings.CutPrefix(m.settings.Events, portPrefix)
+	if isPort {
 		var err error
 		if path, err = FindPort("/sys", "/dev", name); err != nil {
 			return
 		}
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_NOCTTY, 0)
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
 		return
 	}
 	m.outlet = true
 	m.sink.drain(f)
+	if isPort && m.settings.Form == Dev {
+		m.beside.Go(func() error {
+			m.hearDrills(ctx, f)
+			return nil
+		})
+	}
 	m.step("events")
 }
 

@@ -58,7 +58,7 @@ func (s *sink) Write(line []byte) (int, error) {
 }
 
 // drain writes lines to out as they come, until close. A second call is not meant.
-func (s *sink) drain(out io.WriteCloser) {
+func (s *sink) drain(out io.Writer) {
 	s.done.Go(func() {
 		for {
 			line, ok := s.next()
