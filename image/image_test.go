@@ -114,6 +114,9 @@ threshold = 1
 keys = ["release.pub"]
 `
 
+// kernelFolder in the environment names a kernel of one's own, for which the same must be true: SDBOX_KERNEL=$PWD/build/kernel go test ./image.
+const kernelFolder = "SDBOX_KERNEL"
+
 func spec(folder string) (Spec, error) {
 	s, err := ReadSite(filepath.Join(folder, "site.toml"))
 	if err != nil {
@@ -128,6 +131,7 @@ func spec(folder string) (Spec, error) {
 	return Spec{
 		Site: s, Profile: "qemu", Form: Production, Version: "2026.11.24", Built: time.Date(2026, 11, 24, 0, 0, 0, 0, time.UTC),
 		Agent: filepath.Join(folder, "agent"), Lock: lock, Cache: filepath.Join(folder, "cache"), Note: func(string) {},
+		Kernel: os.Getenv(kernelFolder),
 	}, err
 }
 
@@ -142,7 +146,7 @@ func elsewhere(t *testing.T, folder string) string {
 		require.NoError(t, os.Chmod(filepath.Dir(dir), 0o755))
 	}
 	c := exec.Command(program)
-	c.Dir, c.Env = out, []string{builder + "=" + folder, "PATH=" + os.Getenv("PATH"), "HOME=" + out, "TMPDIR=" + out, "TZ=Asia/Tokyo", "LANG=fr_FR.UTF-8"}
+	c.Dir, c.Env = out, []string{builder + "=" + folder, kernelFolder + "=" + os.Getenv(kernelFolder), "PATH=" + os.Getenv("PATH"), "HOME=" + out, "TMPDIR=" + out, "TZ=Asia/Tokyo", "LANG=fr_FR.UTF-8"}
 	if os.Getuid() == 0 {
 		const nobody = 65534
 		require.NoError(t, exec.Command("chown", "-R", "65534:65534", out, folder).Run())

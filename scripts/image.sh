@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # image.sh [SITE]: build the operating system image of a box into build/image. Without a site file, that of a lab site, whose authorities
-# and keys are made once, by the shipped programs, and kept in build/site. PROFILE, KERNEL, DEV=1, and README=1, which writes the table of
-# image/README.md, may be set.
+# and keys are made once, by the shipped programs, and kept in build/site. PROFILE, KERNEL, VERSION, DEV=1,
+# and README=1, which writes the tables of image/README.md, may be set.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=build/bin
@@ -36,5 +36,6 @@ if [ -z "$site" ]; then
 fi
 # The version and the floor of the clock are the last change's, so that the same sources make the same image.
 seconds=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || stat -c %Y image/packages.lock)}
-"$bin/sdbox-image" build --site "$site" --agent "$bin/sdbox-agent" --profile "${PROFILE:-qemu}" ${KERNEL:+--kernel "$KERNEL"} ${DEV:+--dev} ${README:+--readme image/README.md} \
-	--version "$(date -u -d "@$seconds" +%Y.%-m.%-d)" --built "$(date -u -d "@$seconds" +%Y-%m-%dT%H:%M:%SZ)" --out build/image
+"$bin/sdbox-image" build --site "$site" --agent "$bin/sdbox-agent" --profile "${PROFILE:-qemu}" \
+	${KERNEL:+--kernel "$KERNEL"} ${DEV:+--dev} ${README:+--readme image/README.md} \
+	--version "${VERSION:-$(date -u -d "@$seconds" +%Y.%-m.%-d)}" --built "$(date -u -d "@$seconds" +%Y-%m-%dT%H:%M:%SZ)" --out build/image
