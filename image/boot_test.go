@@ -15,7 +15,9 @@ import (
 	"testing"
 	"time"
 
+	"sdbox/agent/boot"
 	"sdbox/image/disk"
+	"sdbox/image/hardening"
 	"sdbox/image/predict"
 	"sdbox/image/uki"
 	"sdbox/internal/lab/vm"
@@ -48,8 +50,9 @@ func newMachine(t *testing.T, image []byte, keys string) machine {
 
 // said is what the guest says: testdata/registers.
 type said struct {
-	PCRs map[string]string
-	Root []string
+	PCRs          map[string]string
+	Root, Unknown []string
+	Lock          string
 }
 
 // boot runs the machine until right of the log that watch chooses, and ends it.
@@ -83,6 +86,17 @@ func TestMachineSaysWhatWasPredicted(t *testing.T) {
 	b, err := Build(t.Context(), s, t.TempDir())
 	require.NoError(t, err)
 	keys := filepath.Join(folder, "keys")
+	t.Run("README.md says how this kernel is hardened", func(t *testing.T) {
+		s := hardening.System{Release: b.Parts.Uname, Config: b.Parts.Config, CommandLine: CommandLine(Production, b.Parts.Profile)}
+		for _, row := range boot.Sysctls() {
+			s.Settings = append(s.Settings, hardening.Setting(row))
+		}
+		want, err := hardening.Text(s)
+		require.NoError(t, err)
+		readme, err := os.ReadFile("README.md")
+		require.NoError(t, err)
+		require.Contains(t, string(readme), want, "README=1 make image writes it anew")
+	})
 
 	t.Run("with the site's keys, as reference.json says", func(t *testing.T) {
 		got := newMachine(t, b.UKI, keys).registers(t)
@@ -91,6 +105,8 @@ func TestMachineSaysWhatWasPredicted(t *testing.T) {
 			require.Equal(t, want, got.PCRs[n], "register %s", n)
 		}
 		require.NotContains(t, got.Root, ".extra")
+		require.Empty(t, got.Unknown, "words of the command line that this kernel does not know")
+		require.Equal(t, "none integrity [confidentiality]", got.Lock)
 	})
 	t.Run("without Secure Boot, as predicted for such a machine", func(t *testing.T) {
 		i, err := uki.Parse(b.UKI)

@@ -79,18 +79,23 @@ func packed(data []byte) (int, error) {
 
 // WriteContents puts the table into a text that has a place for it.
 func (b *Built) WriteContents(file string) error {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	before, behind, begins := strings.Cut(string(text), contentsBegin)
-	_, after, ends := strings.Cut(behind, contentsEnd)
-	if !begins || !ends {
-		return fmt.Errorf("%s: no place for the contents: the lines %q and %q", file, contentsBegin, contentsEnd)
-	}
 	table, err := b.Contents()
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(file, []byte(before+contentsBegin+"\n"+table+"\n"+contentsEnd+after), 0o644)
+	return WriteBetween(file, contentsBegin, contentsEnd, table)
+}
+
+// WriteBetween puts a text into a file, between the line begin and the line end, which are there.
+func WriteBetween(file, begin, end, text string) error {
+	old, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	before, behind, begins := strings.Cut(string(old), begin)
+	_, after, ends := strings.Cut(behind, end)
+	if !begins || !ends {
+		return fmt.Errorf("%s: no place for what is made: the lines %q and %q", file, begin, end)
+	}
+	return os.WriteFile(file, []byte(before+begin+"\n"+text+"\n"+end+after), 0o644)
 }

@@ -28,7 +28,7 @@ func CommandLine(form string, p initramfs.Profile) string {
 	words := []string{
 		"quiet", "loglevel=3", "panic=-1", "oops=panic", "lockdown=confidentiality", "module.sig_enforce=1",
 		"init_on_alloc=1", "init_on_free=1", "slab_nomerge", "page_alloc.shuffle=1", "randomize_kstack_offset=on", "pti=on", "vsyscall=none",
-		"debugfs=off", "proc_mem.force_override=never", "bdev_allow_write_mounted=0",
+		"ia32_emulation=0", "debugfs=off", "proc_mem.force_override=never", "bdev_allow_write_mounted=0",
 		"intel_iommu=on", "amd_iommu=force_isolation", "iommu.strict=1", "efi=disable_early_pci_dma",
 	}
 	words = append(words, p.Words()...)

@@ -50,7 +50,7 @@ func (c *buildCmd) Run(ctx context.Context, out io.Writer) error {
 		return packageHint(err)
 	}
 	if c.Readme != "" {
-		err = built.WriteContents(c.Readme)
+		err = errors.Join(built.WriteContents(c.Readme), writeHardening(c.Readme, built.Parts))
 	}
 	return errors.Join(err, c.say(out, built))
 }

@@ -11,5 +11,7 @@ type cli struct {
 	Inspect   inspectCmd   `cmd:"" help:"Print what is in an image: sections, command line, modules, programs, signer, trust anchors."`
 	Predict   predictCmd   `cmd:"" help:"Print what a machine's TPM will say once it has booted an image."`
 	Reference referenceCmd `cmd:"" help:"Join what was predicted and what a unit of the model measured, for signing."`
+	Hardening hardeningCmd `cmd:"" help:"Print how an image answers ANSSI-BP-028, in Markdown."`
+	Flash     flashCmd     `cmd:"" help:"Write the disk onto a stick, or into a box, and read it back."`
 	Release   releaseCmd   `cmd:"" help:"Make and sign what updates boxes in the field."`
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"time"
 
+	"sdbox/firmware/efivar"
 	"sdbox/image/keys"
 	"sdbox/image/predict"
 	"sdbox/image/uki"
@@ -105,7 +106,7 @@ func (c *predictCmd) Run(out io.Writer) error {
 		}
 	}
 	if c.DBX != "" {
-		if f.DBX, err = os.ReadFile(c.DBX); err != nil {
+		if f.DBX, err = readAtMost(c.DBX, efivar.MaxLists); err != nil {
 			return err
 		}
 	}

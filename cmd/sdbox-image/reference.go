@@ -78,15 +78,18 @@ func readReference(path string) ([]reference.PCR, error) {
 	return list, nil
 }
 
-func readShort(path string) ([]byte, error) {
+func readShort(path string) ([]byte, error) { return readAtMost(path, maxReference) }
+
+// readAtMost reads a file of so many bytes at most.
+func readAtMost(path string, most int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxReference+1))
-	if err == nil && len(text) > maxReference {
-		err = fmt.Errorf("%s: over %d bytes", path, maxReference)
+	text, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && int64(len(text)) > most {
+		err = fmt.Errorf("%s: over %d bytes", path, most)
 	}
 	return text, err
 }

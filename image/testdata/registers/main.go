@@ -22,15 +22,25 @@ func main() {
 }
 
 func run() error {
-	for target, kind := range map[string]string{"/dev": "devtmpfs", "/sys": "sysfs"} {
-		if err := unix.Mount(kind, target, kind, 0, ""); err != nil {
-			return fmt.Errorf("mount %s: %w", target, err)
+	for _, m := range [][2]string{{"/dev", "devtmpfs"}, {"/sys", "sysfs"}, {"/sys/kernel/security", "securityfs"}} {
+		if err := unix.Mount(m[1], m[0], m[1], 0, ""); err != nil {
+			return fmt.Errorf("mount %s: %w", m[0], err)
 		}
 	}
 	said := struct {
 		PCRs map[string]string `json:"pcrs"`
 		Root []string          `json:"root"`
-	}{map[string]string{}, nil}
+		Lock string            `json:"lock"`    // how far the kernel is locked down
+		Odd  []string          `json:"unknown"` // what it says about words of its command line that it does not know
+	}{PCRs: map[string]string{}, Odd: []string{}}
+	mode, err := os.ReadFile("/sys/kernel/security/lockdown")
+	if err != nil {
+		return err
+	}
+	said.Lock = strings.TrimSpace(string(mode))
+	if said.Odd, err = odd(); err != nil {
+		return err
+	}
 	for n := range 24 {
 		value, err := os.ReadFile(fmt.Sprintf("/sys/class/tpm/tpm0/pcr-sha256/%d", n))
 		if err != nil {
@@ -60,4 +70,23 @@ func run() error {
 		return json.NewEncoder(port).Encode(said)
 	}
 	return fmt.Errorf("no events port among %v", names)
+}
+
+// odd reads the kernel's log for words of the command line that mean nothing to it.
+func odd() ([]string, error) {
+	log, err := unix.Open("/dev/kmsg", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(log)
+	found := []string{}
+	for record := make([]byte, 8192); ; {
+		n, err := unix.Read(log, record)
+		if err != nil { // EAGAIN: there is no more
+			return found, nil
+		}
+		if _, words, is := strings.Cut(string(record[:n]), "Unknown kernel command line parameters"); is {
+			found = append(found, strings.TrimSpace(words))
+		}
+	}
 }
