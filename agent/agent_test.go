@@ -46,6 +46,7 @@ type reader struct {
 }
 
 func (r *reader) Events() <-chan pcsc.Event { return r.events }
+func (r *reader) ReaderSeen() bool          { return true }
 func (r *reader) Connect(string) (Connection, error) {
 	return inserted{r.card}, nil
 }

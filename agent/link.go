@@ -41,6 +41,7 @@ type linkEvent struct {
 	up      *uplink      // the line is open
 	renewed *facts       // a new attestation result stands
 	message wire.Message // from the gateway
+	offer   *offer       // a release that this box should run
 	err     error        // the link is down, or could not come up
 	refused *wire.Refused
 	attempt int   // of coming up again, from 1
@@ -257,6 +258,7 @@ func (l *link) enrol(ctx context.Context, address string) ([]byte, error) {
 		return nil, err
 	}
 	challenge, err := ask[*wire.EnrolChallenge](d, request)
+	l.offered(ctx, address, nil, nil, err)
 	if err != nil {
 		return nil, err
 	}
@@ -302,6 +304,7 @@ func (l *link) attest(ctx context.Context, address string, certificate *tls.Cert
 		return nil, facts{}, err
 	}
 	lease, err := ask[*wire.Lease](d, evidence)
+	l.offered(ctx, address, certificate, lease, err)
 	if err != nil {
 		return nil, facts{}, fmt.Errorf("attest: %w", err)
 	}

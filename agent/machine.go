@@ -24,6 +24,10 @@ func (a *Agent) onMachine(e boot.Event) error {
 		return a.onSite(*e.Site)
 	case e.Trouble != nil:
 		return a.onTrouble(*e.Trouble)
+	case e.System != nil:
+		a.onSystem(*e.System)
+	case e.Update != nil:
+		return a.onUpdate(*e.Update)
 	}
 	return nil
 }

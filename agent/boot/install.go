@@ -17,9 +17,10 @@ import (
 	"sdbox/firmware/release"
 )
 
-const (
-	releaseKeys = "/etc/sdbox/release.pub"
+// ReleaseKeys is where the image holds whose releases a box takes (release.ParseKeys).
+const ReleaseKeys = "/etc/sdbox/release.pub"
 
+const (
 	gateTime    = 90 * time.Second // from the kernel's start: a release on trial that has not shown all its parts by then goes
 	installTime = 30 * time.Minute // for a file to come from the agent
 )

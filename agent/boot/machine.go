@@ -62,7 +62,7 @@ func (m *machine) live(ctx context.Context) error {
 	defer cancel()
 	m.running, m.records, m.told = map[Role]*child{}, map[Role]*record{}, map[string]Event{}
 	m.requests, m.again, m.events = make(chan heard), make(chan Role), make(chan Event, 16)
-	m.releases = newInstaller(m.log, m.settings, releaseKeys, efivar.Open(efivar.Mounted), m.tell, func(e Event) { m.say(ctx, e) })
+	m.releases = newInstaller(m.log, m.settings, ReleaseKeys, efivar.Open(efivar.Mounted), m.tell, func(e Event) { m.say(ctx, e) })
 	m.looks, m.hardened, m.loaded = make(chan struct{}, 1), make(chan error, 1), make(chan struct{})
 	m.faults, m.drills = make(chan error, 1), make(chan string)
 	ended := make(chan os.Signal, 1)

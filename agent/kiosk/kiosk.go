@@ -75,7 +75,10 @@ type (
 	CardOut struct{}
 
 	// Message says a refusal on a screen of its own: light, words, next step, code and support.
-	Message struct{ Refusal refusal.Refusal }
+	Message struct {
+		Refusal refusal.Refusal
+		Share   float64 // of a work that goes on, 0 to 1, drawn as a bar; 0 = none
+	}
 
 	// Ended says that the session was ended, and why.
 	Ended struct {

@@ -81,10 +81,11 @@ func moments() map[string]View {
 		"verifying": Verifying{"Camille Durand"},
 		"list":      List{Name: "Camille Durand", Bubbles: projects()}, "list-refused": List{"Camille Durand", projects(), 1, &down},
 		"list-empty": List{Name: "Camille Durand"}, "opening": Opening{Title: "Epidemiology of stroke", Colour: 0x2563eb}, "opening-starts": Opening{"Housing", 0x2563eb, &starts}, "end-desktop": EndDesktop{"Epidemiology of stroke", 0x2563eb}, "card-out": CardOut{},
-		"ended": Ended{cut, "The screen was being photographed"},
+		"updating": Message{example(refusal.Updating), 0.4},
+		"ended":    Ended{cut, "The screen was being photographed"},
 	}
 	for _, row := range refusal.Table() {
-		views["message-"+string(row.Code)] = Message{example(row.Code)}
+		views["message-"+string(row.Code)] = Message{Refusal: example(row.Code)}
 	}
 	return views
 }
@@ -93,7 +94,7 @@ func moments() map[string]View {
 func example(code refusal.Code) refusal.Refusal {
 	return refusal.Refusal{Code: code, Suffix: "7K2", Params: map[string]string{
 		"left": "2", "date": "2026-03-12", "project": "Housing", "countries": "FR", "here": "NL", "at": today(14, 2), "since": today(10, 12),
-		"reason": "Screen was photographed", "box": "PARIS-0042", "bubble": "Housing", "seconds": "20", "minutes": "15", "try": "2", "ways": "4",
+		"reason": "Screen was photographed", "box": "PARIS-0042", "bubble": "Housing", "seconds": "20", "minutes": "15", "try": "2", "ways": "4", "rest": "130",
 	}}
 }
 
@@ -194,7 +195,7 @@ func TestTheClockChangesOnlyItsCorner(t *testing.T) {
 func TestDamageIsAllThatChanged(t *testing.T) {
 	k, dst, shown := newKiosk(t), screen.NewImage(1920, 1080), screen.NewImage(1920, 1080)
 	for _, v := range []View{Ready{}, Finger{Name: "Camille Durand"}, List{Name: "Camille Durand", Bubbles: projects()},
-		List{Name: "Camille Durand", Bubbles: projects(), Selected: 2}, CardOut{}, Message{example(refusal.CardLocked)}} {
+		List{Name: "Camille Durand", Bubbles: projects(), Selected: 2}, CardOut{}, Message{Refusal: example(refusal.CardLocked)}} {
 		for _, r := range k.Draw(dst, v, about(refusal.English)) {
 			shown.Copy(dst, r)
 		}
@@ -265,7 +266,7 @@ func TestHostileTextStaysInsideItsPlace(t *testing.T) {
 	b2 := b
 	b2.Refusal = &refused
 	for _, v := range []View{Boot{&refused}, Finger{long, false, &refused}, Verifying{long}, List{long, []wire.Bubble{b, b2}, 1 << 40, &refused},
-		Opening{long, 1 << 31, &refused}, EndDesktop{long, 1 << 31}, Message{refused}, Ended{refused, long}} {
+		Opening{long, 1 << 31, &refused}, EndDesktop{long, 1 << 31}, Message{Refusal: refused}, Ended{refused, long}} {
 		k.Draw(dst, v, a)
 	}
 	k.Bar(dst, image.Rect(0, 0, 1280, 28), Bar{Title: long, Person: long, Delay: 1 << 62}, a)

@@ -99,7 +99,7 @@ func TestEveryRefusalCanBeReadFromThePixels(t *testing.T) {
 	everyRefusal(t, func(t *testing.T, k *Kiosk, row refusal.Row, lang refusal.Lang) {
 		dst := screen.NewImage(1920, 1080)
 		r := example(row.Code)
-		k.Draw(dst, Message{r}, about(lang))
+		k.Draw(dst, Message{Refusal: r}, about(lang))
 		got := read(t, dst, image.Rect(360, 150, 1560, 960)) // the sheet
 		w := r.Words(lang)
 		require.True(t, holds(got, fold(w.Title)), "title %q in %q", w.Title, got)
@@ -123,7 +123,7 @@ func TestReadyScreenHasItsCodeAndTheLightsName(t *testing.T) {
 
 func TestAmberAndRedScreensShowTheSupportContact(t *testing.T) {
 	k, dst := newKiosk(t), screen.NewImage(1920, 1080)
-	k.Draw(dst, Message{example(refusal.CardLocked)}, about(refusal.English))
+	k.Draw(dst, Message{Refusal: example(refusal.CardLocked)}, about(refusal.English))
 	require.Contains(t, read(t, dst, image.Rect(1200, 980, 1920, 1060)), fold("Support +33 1 75 60 12 00"))
 }
 

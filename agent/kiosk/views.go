@@ -101,7 +101,14 @@ func (CardOut) draw(p *page) {
 
 func (v Message) draw(p *page) {
 	p.ground()
-	p.message(v.Refusal, v.Refusal.Words(p.Language), "")
+	band := p.message(v.Refusal, v.Refusal.Words(p.Language), "")
+	if v.Share <= 0 {
+		return
+	}
+	bar := image.Rect(band.Min.X, band.Min.Y-p.px(26), band.Max.X, band.Min.Y-p.px(16))
+	p.round(bar, p.s*5, accentBg)
+	bar.Max.X = bar.Min.X + max(bar.Dy(), int(min(v.Share, 1)*float64(bar.Dx())))
+	p.round(bar, p.s*5, accent)
 }
 
 func (v Ended) draw(p *page) {
@@ -123,8 +130,8 @@ func colon(lang refusal.Lang) string {
 	return ": "
 }
 
-// message draws a refusal as one sheet in the middle of the screen.
-func (p *page) message(r refusal.Refusal, w refusal.Words, extra string) {
+// message draws a refusal as one sheet in the middle of the screen, and returns where in it the next step stands.
+func (p *page) message(r refusal.Refusal, w refusal.Words, extra string) (band image.Rectangle) {
 	f, width := p.kiosk.fonts, p.px(1040)
 	title, text, next := p.face(bold, 50), p.face(regular, 32), p.face(medium, 34)
 	height := func(k faceKey, s string, limit int) int { return len(f.wrap(k, s, width, limit)) * k.size * 11 / 8 }
@@ -144,11 +151,12 @@ func (p *page) message(r refusal.Refusal, w refusal.Words, extra string) {
 	p.paragraph(text, left, y, width, 3, soft, extra, false)
 
 	lamp := p.lamp(w.Light)
-	band := image.Rect(left-p.px(32), sheetAt.Max.Y-foot-p.px(88), left+width+p.px(32), sheetAt.Max.Y-p.px(40))
+	band = image.Rect(left-p.px(32), sheetAt.Max.Y-foot-p.px(88), left+width+p.px(32), sheetAt.Max.Y-p.px(40))
 	p.round(band, p.s*16, lamp.ground)
 	y = band.Min.Y + p.px(52)
 	p.text(p.face(medium, 22), left, y, lamp.ink, p.say.next)
 	p.paragraph(next, left, y+p.px(50), width, 3, ink, w.Next, false)
+	return band
 }
 
 // code writes "Code C05-7K2", right-aligned: the string a person reads over the telephone.

@@ -6,11 +6,13 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
 	"time"
 
 	"sdbox/agent/boot"
 	"sdbox/agent/kiosk"
 	"sdbox/agent/screen"
+	"sdbox/firmware/release"
 	"sdbox/internal/refusal"
 	"sdbox/internal/tpm"
 )
@@ -37,7 +39,17 @@ func box(ctx context.Context, config string, o output) error {
 		return errors.Join(err, c.sayNoChip(ctx, o, err, display, client), display.Close())
 	}
 	defer chip.Close()
-	return c.live(ctx, o, parts{tpm: chip, screen: display, boot: client, kept: first.Start.Kept})
+	keys, err := os.ReadFile(boot.ReleaseKeys)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return errors.Join(err, display.Close())
+	}
+	p := parts{tpm: chip, screen: display, boot: client, kept: first.Start.Kept}
+	if err == nil { // without keys it takes no releases, which PID 1 says in the log
+		if p.releases, err = release.ParseKeys(keys); err != nil {
+			return errors.Join(err, display.Close())
+		}
+	}
+	return c.live(ctx, o, p)
 }
 
 // openDisplay takes the display that PID 1 opened. Without one the box lives on before a picture that nobody sees: PID 1 starts the

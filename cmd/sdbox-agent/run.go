@@ -18,6 +18,7 @@ import (
 	"sdbox/agent/keys"
 	"sdbox/agent/screen"
 	"sdbox/cmd/internal/settings"
+	"sdbox/firmware/reference"
 	"sdbox/internal/card/pcsc"
 	"sdbox/internal/finger"
 	"sdbox/internal/ident"
@@ -137,6 +138,8 @@ type parts struct {
 	screen screen.Screen // the agent's to close
 	boot   *boot.Client  // nil without a system of its own
 	kept   []byte        // by it, of the agent before this one
+
+	releases *reference.Trust // nil = no release is taken
 }
 
 func (c *config) live(ctx context.Context, o output, p parts) error {
@@ -156,7 +159,7 @@ func (c *config) live(ctx context.Context, o output, p parts) error {
 	a, err := agent.New(agent.Config{
 		Domain: c.Domain, Gateways: c.Gateway, GatewayName: c.GatewayName, Root: root, Language: refusal.Lang(c.Language), Support: c.Support,
 		Layout: c.Layout, TPM: p.tpm, EventLog: c.Hardware.Log, Screen: p.screen, Keys: input, Cards: agent.PCSC(cards), Finger: c.sensor(), Log: log,
-		Boot: p.boot, Kept: p.kept,
+		Boot: p.boot, Kept: p.kept, Releases: p.releases,
 	})
 	if err != nil {
 		return errors.Join(err, p.screen.Close())

@@ -14,7 +14,7 @@ import (
 // examples are parameters for every row that takes some.
 var examples = map[string]string{
 	"left": "2", "date": "2026-03-12", "project": "Santé", "countries": "FR", "here": "NL", "at": today(14, 2), "since": today(10, 12),
-	"reason": "Screen was photographed", "box": "PARIS-0042", "bubble": "epi", "seconds": "20", "minutes": "15", "try": "2", "ways": "4",
+	"reason": "Screen was photographed", "box": "PARIS-0042", "bubble": "epi", "seconds": "20", "minutes": "15", "try": "2", "ways": "4", "rest": "130",
 }
 
 // today is a Moment at this time of day where the tests run.
@@ -90,6 +90,7 @@ func TestWordsAreThoseOfTheFailureContract(t *testing.T) {
 		{NotIntact, "This box cannot prove it is intact, so it stays closed. Do not open it. Call support, code B03-7K2.", "Ce boîtier ne peut pas prouver qu'il est intact : il reste fermé. Ne l'ouvrez pas. Appelez le support, code B03-7K2."},
 		{LinkLost, "Connection lost. Your work goes on. Reconnecting...", "Connexion perdue. Votre travail continue. Reconnexion..."},
 		{ProjectEnded, "Project Santé ended on 12 March 2026. Your other projects are open. Ask for an extension in the portal.", "Projet Santé terminé le 12 mars 2026. Vos autres projets sont ouverts. Demandez une prolongation sur le portail."},
+		{Updating, "Updating (2 min 10 s)... Leave the box switched on. It starts again by itself.", "Mise à jour (2 min 10 s)... Laissez le boîtier allumé. Il redémarre de lui-même."},
 		{NoCable, "No network cable. Plug it in at the box and at the wall: the box goes on by itself. If it stays so, show code N01-7K2 to your IT team.", "Pas de câble réseau. Branchez-le au boîtier et au mur : le boîtier continue de lui-même. Si rien ne change, montrez le code N01-7K2 à votre équipe informatique."},
 		{Impostor, "Someone on this network answers in place of the centre. Do not go on here. Show code N06-7K2 to your IT team.", "Le réseau répond à la place du centre. N'allez pas plus loin ici. Montrez le code N06-7K2 à votre équipe informatique."},
 	} {
@@ -101,6 +102,13 @@ func TestWordsAreThoseOfTheFailureContract(t *testing.T) {
 	require.Equal(t, "La bulle epi est en réparation depuis 10 h 12.", Refusal{BubbleDown, "", examples}.Words(French).Title)
 	require.Equal(t, "Project Santé can only be opened from France.", Refusal{NotFromHere, "", examples}.Words(English).Title)
 	require.Equal(t, "Projet Santé : uniquement depuis la France.", Refusal{NotFromHere, "", examples}.Words(French).Title)
+}
+
+func TestSpansAreMinutesAndSeconds(t *testing.T) {
+	for value, want := range map[string]string{"0": "0 s", "59": "59 s", "60": "1 min", "61": "1 min 1 s", "600": "10 min", "-1": "-1", "soon": "soon"} {
+		require.Equal(t, "Updating ("+want+")...", Refusal{Updating, "", map[string]string{"rest": value}}.Words(English).Title)
+	}
+	require.Equal(t, "Updating...", New(Updating).Words(English).Title)
 }
 
 func TestCountsTakeTheirWordForm(t *testing.T) {

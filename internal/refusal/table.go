@@ -7,6 +7,8 @@ const (
 	Ready          Code = "A00" // no card in the reader
 	NoChip         Code = "B01" // the TPM is absent or does not answer
 	NotIntact      Code = "B03" // params: none
+	Updating       Code = "B06" // params: rest, the seconds it may still take
+	NotUpdated     Code = "B07" // a release did not come onto this box, which goes on as it was
 	CardUnreadable Code = "C01"
 	CardForeign    Code = "C02"
 	WrongFinger    Code = "C03" // params: left, the tries the card still grants
@@ -60,7 +62,7 @@ const (
 )
 
 // Text is one language's template of the words for a row. {name} is a parameter, {name:day} one written as 2026-03-12,
-// {name:clock} a Moment, {name:countries} as FR,BE; {name:n:try:tries} is the word form for that count. {code} is code
+// {name:clock} a Moment, {name:countries} as FR,BE, {name:span} a number of seconds; {name:n:try:tries} is the word form for that count. {code} is code
 // and suffix. [a|b] is the first of its parts whose parameters are all known, else nothing.
 type Text struct{ Title, Text, Next string }
 
@@ -94,6 +96,12 @@ func Table() []Row {
 		{NotIntact, Red, Support,
 			Text{"This box cannot prove it is intact, so it stays closed.", "", "Do not open it. Call support, code {code}."},
 			Text{"Ce boîtier ne peut pas prouver qu'il est intact : il reste fermé.", "", "Ne l'ouvrez pas. Appelez le support, code {code}."}},
+		{Updating, Blue, Centre,
+			Text{"Updating[ ({rest:span})]...", "", "Leave the box switched on. It starts again by itself."},
+			Text{"Mise à jour[ ({rest:span})]...", "", "Laissez le boîtier allumé. Il redémarre de lui-même."}},
+		{NotUpdated, Amber, Centre,
+			Text{"This box could not be updated. It goes on as it was.", "", "You can work. If you are asked, it was code {code}."},
+			Text{"Ce boîtier n'a pas pu être mis à jour. Il continue comme avant.", "", "Vous pouvez travailler. Si on vous le demande, c'était le code {code}."}},
 		{CardUnreadable, Amber, Person,
 			Text{"I cannot read this card.", "", "Turn it over or try again."},
 			Text{"Carte illisible.", "", "Retournez-la ou réessayez."}},

@@ -100,6 +100,8 @@ func (t template) param(spec string) (string, bool) {
 		return day(t.lang, value), true
 	case "clock":
 		return clock(t.lang, value), true
+	case "span":
+		return span(value), true
 	case "countries":
 		return Countries(t.lang, strings.Split(value, ",")), true
 	case "n":
@@ -159,6 +161,22 @@ func clock(lang Lang, value string) string {
 		return value
 	}
 	return Clock(lang, t.Local())
+}
+
+// span writes a number of seconds as minutes and seconds: 2 min 10 s, 3 min, 40 s. Both languages write it so. Anything else as it is.
+func span(value string) string {
+	n, err := strconv.Atoi(value)
+	if err != nil || n < 0 {
+		return value
+	}
+	minutes, seconds := strconv.Itoa(n/60)+" min", strconv.Itoa(n%60)+" s"
+	switch {
+	case n < 60:
+		return seconds
+	case n%60 == 0:
+		return minutes
+	}
+	return minutes + " " + seconds
 }
 
 // Moment is a time as a parameter carries it (RFC 3339, UTC): whoever refuses does not know the reader's time zone.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/ebfe/scard"
@@ -38,6 +39,7 @@ type Watcher struct {
 	events chan Event
 	known  map[string]slot // owned by Run
 	down   bool            // the daemon's absence was logged; owned by Run
+	seen   atomic.Bool
 }
 
 // slot is what was last said of a reader.
@@ -55,6 +57,9 @@ func NewWatcher(log *slog.Logger) *Watcher {
 // Events delivers what changes, oldest first, beginning with the cards present when Run starts. When the daemon or a reader
 // goes away, the cards in it leave. The channel is never closed; Run waits while it is full.
 func (w *Watcher) Events() <-chan Event { return w.events }
+
+// ReaderSeen says whether there has been a reader since Run began.
+func (w *Watcher) ReaderSeen() bool { return w.seen.Load() }
 
 // Run watches until ctx ends and returns its cause. It is called once.
 func (w *Watcher) Run(ctx context.Context) error {
@@ -146,6 +151,7 @@ func (w *Watcher) states(ctx context.Context, sc *scard.Context) ([]scard.Reader
 
 // compare turns the new state of one reader into events: a card left, a card came, or both.
 func (w *Watcher) compare(ctx context.Context, s scard.ReaderState) {
+	w.seen.Store(true)
 	old := w.known[s.Reader]
 	now := slot{
 		state:   s.EventState &^ scard.StateChanged,
