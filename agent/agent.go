@@ -84,7 +84,7 @@ type Agent struct {
 	expected *kept             // a session of the agent before this one whose card has not been seen yet
 	said     refusal.Refusal   // the last refusal, what the screen says in Stopped and Closed
 	reason   string            // the operator's own words beside it
-	missing  refusal.Code      // what the network lacks, by PID 1; "" for nothing
+	network  boot.NetworkState // by PID 1; "" where there is none
 	owed     []refusal.Refusal // what was read here while the centre could not be told
 	update   updating
 	quiet    *time.Timer
@@ -107,6 +107,9 @@ func New(cfg Config) (*Agent, error) {
 		cfg: cfg, log: cfg.Log.With("room", "agent"), table: map[State]map[Trigger]Row{},
 		links: make(chan linkEvent), holds: make(chan holdEvent), fingers: make(chan fingerEvent), offers: make(chan offerEvent),
 		inputs: make(chan keys.Raw, 64), route: newRoute(), face: face, keys: keys.NewState(bounds.Dx(), bounds.Dy()), quiet: time.NewTimer(quietAfter),
+	}
+	if cfg.Boot != nil {
+		a.network = boot.Starting
 	}
 	for _, r := range Table() {
 		if a.table[r.From] == nil {
@@ -307,6 +310,9 @@ func (a *Agent) sayOutage() error {
 		}
 	}
 	a.face.forget() // nobody is here any more: the site's language
+	if a.said.Code == "" {
+		return a.face.show(kiosk.Boot{})
+	}
 	return a.face.show(kiosk.Boot{Refusal: &a.said})
 }
 
@@ -395,7 +401,11 @@ func (a *Agent) onLink(ctx context.Context, e linkEvent) error {
 	case e.refused != nil:
 		a.say(e.refused.Refusal, "")
 	default:
-		if code := a.whyDown(e.err); a.said.Code != code { // one suffix for one outage
+		switch code := a.whyDown(e.err); code {
+		case a.said.Code: // one suffix for one outage
+		case "":
+			a.said = refusal.Refusal{}
+		default:
 			a.say(refusal.New(code), "")
 		}
 	}

@@ -35,18 +35,18 @@ func (a *Agent) onMachine(e boot.Event) error {
 // onNetwork says what is missing of the network while the centre is waited for, and has the link try again when nothing is.
 func (a *Agent) onNetwork(n boot.Network) error {
 	a.log.Info("network", "state", string(n.State), "address", n.Address)
-	a.missing = missing(n.State)
+	a.network = n.State
 	if n.State == boot.Up {
 		a.route.open()
 	}
-	switch {
+	switch code := missing(n.State); {
 	case a.state != Connecting:
-	case a.missing != "" && a.said.Code != a.missing:
-		a.say(refusal.New(a.missing), "")
+	case code != "" && a.said.Code != code:
+		a.say(refusal.New(code), "")
 		return a.sayOutage()
-	case a.missing == "" && ofNetwork(a.said.Code):
+	case code == "" && ofNetwork(a.said.Code):
 		a.said = refusal.Refusal{}
-		return a.face.show(kiosk.Boot{})
+		return a.sayOutage()
 	}
 	return nil
 }
@@ -73,14 +73,15 @@ func waitedFor(c refusal.Code) bool {
 	return ofNetwork(c) || c == refusal.CentreSilent || c == refusal.NoName || c == refusal.Impostor || c == refusal.SignIn
 }
 
-// whyDown is the code of a link that could not come up: what is missing of the network, or who answers in place of the centre.
+// whyDown is the code of a link that could not come up: what is missing of the network, or who answers in place of the centre. It is ""
+// as long as the network may come yet.
 func (a *Agent) whyDown(err error) refusal.Code {
 	var name *net.DNSError
 	var record tls.RecordHeaderError
 	var certificate *tls.CertificateVerificationError
 	switch {
-	case a.missing != "":
-		return a.missing
+	case a.network != "" && a.network != boot.Up:
+		return missing(a.network)
 	case errors.As(err, &certificate):
 		return refusal.Impostor
 	case errors.As(err, &record) && bytes.HasPrefix(record.RecordHeader[:], []byte("HTTP/")):
