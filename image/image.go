@@ -179,6 +179,13 @@ func (s *Spec) settings(profile initramfs.Profile) (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if s.Site.Enrol {
+		e, err := keys.Enrolment(s.Site.Keys, s.Form == Dev)
+		if err != nil {
+			return nil, err
+		}
+		out["enrol/db.auth"], out["enrol/KEK.auth"], out["enrol/PK.auth"] = e.DB, e.KEK, e.PK
+	}
 	type table = map[string]any
 	for name, value := range map[string]any{
 		"boot.toml": table{

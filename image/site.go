@@ -32,6 +32,7 @@ type Site struct {
 	SealPolicy  string   `toml:"seal_policy"`  // PEM file: public key of the policies the box's TPM seals to; optional
 	Escrow      string   `toml:"escrow"`       // file: the age recipient who can open what is kept for the worst day; optional
 	Keys        string   `toml:"keys"`         // folder of the Secure Boot keys, as sdbox-image keys makes it
+	Enrol       bool     `toml:"enrol"`        // a machine in setup mode is given these keys when it first starts the image
 	Events      string   `toml:"events"`       // "" or "port:NAME": where the machine's events go as JSON lines; in the domain lab only
 	Finger      string   `toml:"finger"`       // the finger sensor; see the agent's hardware.finger
 }

@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"time"
 
+	"sdbox/firmware/efivar"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -110,6 +112,12 @@ func (m *machine) loadModules(ctx context.Context, look func()) error {
 func (m *machine) harden() error {
 	if err := mountAll(lateMounts()); err != nil {
 		return err
+	}
+	switch enrolled, err := enrol(efivar.Open(efivar.Mounted), enrolment); {
+	case err != nil:
+		m.log.Warn("the firmware refuses the site's keys", "err", err)
+	case enrolled:
+		return fmt.Errorf("the firmware has the site's keys: %w", errRestart)
 	}
 	missing, err := applyAll(Sysctls(), "/proc/sys")
 	if err != nil {

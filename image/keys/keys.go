@@ -206,6 +206,23 @@ func Lists(dir string, dev bool) (pk, kek, db []byte, err error) {
 	return pk, kek, db, nil
 }
 
+// Enrolment reads what makes a machine trust these keys alone; dev is a machine for development images.
+func Enrolment(dir string, dev bool) (e efivar.Enrolment, err error) {
+	name := DB
+	if dev {
+		name = Dev
+	}
+	for _, a := range []struct {
+		into *[]byte
+		name string
+	}{{&e.DB, name}, {&e.KEK, KEK}, {&e.PK, PK}} {
+		if *a.into, err = readCapped(filepath.Join(dir, a.name+".auth")); err != nil {
+			return efivar.Enrolment{}, err
+		}
+	}
+	return e, nil
+}
+
 func read(path, kind string) ([]byte, error) {
 	text, err := readCapped(path)
 	if err != nil {

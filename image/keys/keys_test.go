@@ -57,6 +57,15 @@ func TestFolderHoldsWhatAFirmwareEnrols(t *testing.T) {
 	require.NoError(t, err)
 	require.NotEqual(t, db, dev)
 	require.NotEqual(t, pk, kek)
+	for dev, name := range map[bool]string{false: DB, true: Dev} {
+		e, err := Enrolment(dir, dev)
+		require.NoError(t, err)
+		for file, got := range map[string][]byte{name: e.DB, KEK: e.KEK, PK: e.PK} {
+			want, err := os.ReadFile(filepath.Join(dir, file+".auth"))
+			require.NoError(t, err)
+			require.Equal(t, want, got)
+		}
+	}
 }
 
 // requireSigned checks the signature in an .auth file by the offsets of UEFI 2.10, 8.2.2.
@@ -107,5 +116,7 @@ func TestFoldersThatAreNoneAreRefused(t *testing.T) {
 	_, err = Load(t.TempDir(), DB)
 	require.ErrorIs(t, err, os.ErrNotExist)
 	_, _, _, err = Lists(t.TempDir(), false)
+	require.ErrorIs(t, err, os.ErrNotExist)
+	_, err = Enrolment(t.TempDir(), false)
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
