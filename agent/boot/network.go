@@ -73,21 +73,22 @@ type network struct {
 	advised  []netip.Prefix // addresses by router advertisement, which the kernel takes
 	named    []netip.Addr   // resolvers by router advertisement
 	got      chan netLease
+	slots    chan slot.Settings
 	tidings  chan tiding
 	managed6 bool // a router says that there is DHCPv6
 }
 
-// RunNetwork is the role network, until ctx ends: it reads the two configuration slots, then finds the cable, asks for an address or
-// takes that of the slot, and says on out how it stands.
-func RunNetwork(ctx context.Context, slots io.Reader, out io.Writer, log *slog.Logger) error {
+// RunNetwork is the role network, until ctx ends: it finds the cable, asks for an address or takes that of the two configuration slots,
+// and says on out how it stands. The slots may come late, as disks do: until then the network gives all. slots is RunNetwork's to close.
+func RunNetwork(ctx context.Context, slots io.ReadCloser, out io.Writer, log *slog.Logger) error {
 	// A link takes 2.5 to 3.2 s to come up, an address some more.
 	return runNetwork(ctx, slots, out, log, patience{cable: 6 * time.Second, address: 8 * time.Second})
 }
 
-func runNetwork(ctx context.Context, slots io.Reader, out io.Writer, log *slog.Logger, p patience) error {
+func runNetwork(ctx context.Context, slots io.ReadCloser, out io.Writer, log *slog.Logger, p patience) error {
 	n := &network{
 		log: log, out: out, table: map[NetworkState]map[netTrigger]netRow{}, state: Starting, patience: p, waiting: time.NewTimer(p.cable),
-		stop: func() {}, got: make(chan netLease), tidings: make(chan tiding),
+		settings: slot.Default(), stop: func() {}, got: make(chan netLease), slots: make(chan slot.Settings), tidings: make(chan tiding),
 	}
 	for _, r := range networkTable() {
 		if n.table[r.from] == nil {
@@ -102,31 +103,48 @@ func runNetwork(ctx context.Context, slots io.Reader, out io.Writer, log *slog.L
 	ctx, cancel := context.WithCancel(ctx)
 	var beside errgroup.Group
 	beside.Go(func() error { return watchKernel(ctx, watch, n.tidings) })
-	err = n.raiseAll() // a cable is looked for while the disk comes
-	if err == nil {
-		err = n.readSlots(slots)
-	}
-	if err == nil {
-		err = n.loop(ctx)
-	}
+	beside.Go(func() error {
+		n.readSlots(ctx, slots)
+		return nil
+	})
+	err = n.loop(ctx)
 	cancel()
 	err = errors.Join(err, watch.Close())
+	_ = slots.Close() // it may have been closed when it was read
 	n.stop()
 	return errors.Join(err, beside.Wait())
 }
 
-// readSlots takes the settings of the site. Without a good slot the network gives all.
-func (n *network) readSlots(slots io.Reader) error {
+// readSlots hands the loop the settings of the site, once they are there.
+func (n *network) readSlots(ctx context.Context, slots io.Reader) {
+	settings := slot.Default()
 	raw, err := io.ReadAll(io.LimitReader(slots, slot.Count*slot.Size))
-	if err == nil {
-		n.settings, err = slot.Read(bytes.NewReader(raw))
+	if err == nil && len(raw) > 0 {
+		if settings, err = slot.Read(bytes.NewReader(raw)); err != nil {
+			settings = slot.Default()
+		}
 	}
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
 		n.log.Warn("configuration slots", "err", err)
-		n.settings = slot.Default()
 	}
-	s := n.settings
-	return n.tell(report{Site: &Site{Gateways: s.Gateways, Layout: s.Layout, Language: refusal.Lang(s.Language)}})
+	select {
+	case n.slots <- settings:
+	case <-ctx.Done():
+	}
+}
+
+// onSlots takes the settings of the site. A static address takes the place of whatever the network gave.
+func (n *network) onSlots(ctx context.Context, s slot.Settings) error {
+	n.settings = s
+	if err := n.tell(report{Site: &Site{Gateways: s.Gateways, Layout: s.Layout, Language: refusal.Lang(s.Language)}}); err != nil {
+		return err
+	}
+	if s.Network != slot.Static || !n.adapter.carrier {
+		return n.say()
+	}
+	n.stop()
+	n.forget()
+	return n.ask(ctx)
 }
 
 // loop is the one place where anything changes.
@@ -138,6 +156,8 @@ func (n *network) loop(ctx context.Context) error {
 			return nil
 		case t := <-n.tidings:
 			err = n.onTiding(ctx, t)
+		case s := <-n.slots:
+			err = n.onSlots(ctx, s)
 		case l := <-n.got:
 			err = n.onLease(ctx, l)
 		case <-n.waiting.C:

@@ -32,6 +32,7 @@ type cable struct {
 	pid     int    // of the role
 	reports <-chan report
 	site    *Site
+	slots   *os.File
 }
 
 func ip(t *testing.T, args ...string) {
@@ -40,8 +41,8 @@ func ip(t *testing.T, args ...string) {
 	require.NoError(t, err, "ip %v: %s", args, out)
 }
 
-// plug starts the role with these configuration slots and an adapter whose cable goes into a wall.
-func plug(t *testing.T, slots []byte) *cable {
+// plug starts the role with an adapter whose cable goes into a wall. Its disk has not come yet.
+func plug(t *testing.T) *cable {
 	require.Zero(t, os.Geteuid(), "the test makes networks: run it as root")
 	reportR, reportW, err := os.Pipe()
 	require.NoError(t, err)
@@ -83,10 +84,16 @@ func plug(t *testing.T, slots []byte) *cable {
 		_ = exec.Command("ip", "link", "del", c.wall).Run() // it went with the role's network
 	})
 	ip(t, "link", "add", c.wall, "type", "veth", "peer", "name", "eth0", "netns", strconv.Itoa(c.pid))
-	_, err = slotW.Write(slots)
-	require.NoError(t, err)
-	require.NoError(t, slotW.Close())
+	c.slots = slotW
+	t.Cleanup(func() { _ = slotW.Close() }) // disk closes it too
 	return c
+}
+
+// disk gives the role its configuration slots.
+func (c *cable) disk(slots []byte) {
+	_, err := c.slots.Write(slots)
+	require.NoError(c.t, err)
+	require.NoError(c.t, c.slots.Close())
 }
 
 // box runs ip(8) in the box's network and returns what it says.
@@ -176,7 +183,7 @@ func (c *cable) house(args ...string) (stop func()) {
 
 func TestAddressComesFromTheNetworkAndFollowsIt(t *testing.T) {
 	t.Parallel()
-	c := plug(t, nil)
+	c := plug(t)
 	require.Equal(t, NoCable, c.until(NoCable).State)
 	ip(t, "link", "set", c.wall, "up")
 	require.Equal(t, NoAddress, c.until(NoAddress).State, "nobody answers")
@@ -203,9 +210,14 @@ func TestStaticAddressIsTheSlots(t *testing.T) {
 		Resolvers: []netip.Addr{netip.MustParseAddr("198.51.100.53")}, Gateways: []string{"gw7.lab:443"}, Language: "fr",
 	})
 	require.NoError(t, err)
-	c := plug(t, append(make([]byte, slot.Size), raw...))
+	c := plug(t)
 	ip(t, "link", "set", c.wall, "up")
+	ip(t, "addr", "add", "192.0.2.1/24", "dev", c.wall)
+	c.house("--dhcp-range=192.0.2.10,192.0.2.10,255.255.255.0,10m", "--dhcp-option=option:dns-server,192.0.2.53")
+	require.Equal(t, netip.MustParsePrefix("192.0.2.10/24"), c.until(Up).Address, "the disk comes late")
+	c.disk(append(make([]byte, slot.Size), raw...))
 	require.Equal(t, networkReport{Up, "eth0", addresses[0], []netip.Addr{netip.MustParseAddr("198.51.100.53")}}, c.until(Up))
+	require.NotContains(t, c.box("addr", "show", "eth0"), "192.0.2.10/24")
 	require.Equal(t, &Site{Gateways: []string{"gw7.lab:443"}, Language: "fr"}, c.site)
 	require.Contains(t, c.box("route"), "default via 198.51.100.1 dev eth0")
 	require.Contains(t, c.box("-6", "route"), "default via fe80::1 dev eth0")
@@ -217,7 +229,7 @@ func TestStaticAddressIsTheSlots(t *testing.T) {
 
 func TestIPv6ComesByAdvertisementAndDHCPv6(t *testing.T) {
 	t.Parallel()
-	c := plug(t, nil)
+	c := plug(t)
 	ip(t, "link", "set", c.wall, "up")
 	ip(t, "addr", "add", "2001:db8:6::1/64", "dev", c.wall, "nodad")
 	c.house("--enable-ra", "--dhcp-range=2001:db8:6::100,2001:db8:6::100,64,10m", "--dhcp-option=option6:dns-server,[2001:db8:6::53]", "--ra-param="+c.wall+",high,4")
@@ -251,7 +263,7 @@ func reply(kind dhcpv4.MessageType, address string, more ...dhcpv4.Modifier) pac
 
 func TestHostileHouseGivesNothingThatIsNoAddress(t *testing.T) {
 	t.Parallel()
-	c := plug(t, nil)
+	c := plug(t)
 	ip(t, "link", "set", c.wall, "up")
 	ip(t, "addr", "add", "203.0.113.1/24", "dev", c.wall)
 	offer, ack := dhcpv4.MessageTypeOffer, dhcpv4.MessageTypeAck

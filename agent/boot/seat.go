@@ -29,7 +29,7 @@ const configPartition = "sdbox-config"
 const (
 	maxReport = 16 << 10               // bytes of one line
 	diskEvery = 100 * time.Millisecond // looks for the disk at the start
-	diskLast  = 3 * time.Second        // after the last module a disk may still take so long to show its partitions
+	diskLast  = 10 * time.Second       // after the last module a disk may still take so long to show its partitions
 )
 
 // netSeat is PID 1's side of the role network: it feeds it the configuration slots and takes its reports, which it does not trust.
