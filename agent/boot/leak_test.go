@@ -37,6 +37,13 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if role, is := roleTests()[os.Args[0]]; is {
+		if err := role(); err != nil {
+			fmt.Fprintln(os.Stderr, os.Args[0]+":", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	os.Exit(inNetwork())
 }
 

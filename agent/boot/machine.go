@@ -60,11 +60,7 @@ var errRestart = errors.New("start again")
 func (m *machine) live(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	m.running, m.records, m.told = map[Role]*child{}, map[Role]*record{}, map[string]Event{}
-	m.requests, m.again, m.events = make(chan heard), make(chan Role), make(chan Event, 16)
-	m.releases = newInstaller(m.log, m.settings, ReleaseKeys, efivar.Open(efivar.Mounted), m.tell, func(e Event) { m.say(ctx, e) })
-	m.looks, m.hardened, m.loaded = make(chan struct{}, 1), make(chan error, 1), make(chan struct{})
-	m.faults, m.drills = make(chan error, 1), make(chan string)
+	m.prepare(ctx)
 	ended := make(chan os.Signal, 1)
 	signal.Notify(ended, syscall.SIGCHLD)
 	if err := m.beginDevices(ctx); err != nil {
@@ -88,6 +84,15 @@ func (m *machine) live(ctx context.Context) error {
 	err := m.loop(ctx, ended)
 	m.cover()
 	return err
+}
+
+// prepare makes what the loop works with.
+func (m *machine) prepare(ctx context.Context) {
+	m.running, m.records, m.told = map[Role]*child{}, map[Role]*record{}, map[string]Event{}
+	m.requests, m.again, m.events = make(chan heard), make(chan Role), make(chan Event, 16)
+	m.releases = newInstaller(m.log, m.settings, ReleaseKeys, efivar.Open(efivar.Mounted), m.tell, func(e Event) { m.say(ctx, e) })
+	m.looks, m.hardened, m.loaded = make(chan struct{}, 1), make(chan error, 1), make(chan struct{})
+	m.faults, m.drills = make(chan error, 1), make(chan string)
 }
 
 // beginDevices listens to the kernel's devices, from before the first module on.

@@ -133,7 +133,7 @@ func (m *machine) onRequest(h heard) error {
 	}
 	r := h.packet.message
 	switch {
-	case errors.Is(h.err, io.EOF):
+	case errors.Is(h.err, io.EOF), errors.Is(h.err, unix.ECONNRESET): // it has ended, or is about to
 	case h.err != nil:
 		m.log.Warn("the agent speaks against the rules", "err", h.err)
 		m.nursery.end(h.from.child, unix.SIGKILL)
