@@ -12,6 +12,7 @@ import (
 	"sdbox/agent/boot"
 	"sdbox/agent/kiosk"
 	"sdbox/agent/screen"
+	"sdbox/firmware/reference"
 	"sdbox/firmware/release"
 	"sdbox/internal/refusal"
 	"sdbox/internal/tpm"
@@ -34,22 +35,29 @@ func box(ctx context.Context, config string, o output) error {
 	if err != nil {
 		return errors.Join(err, display.Close())
 	}
+	root, err := readRoot(c.Root)
+	if err != nil {
+		return errors.Join(err, display.Close())
+	}
 	chip, err := tpm.Open(c.Hardware.TPM)
 	if err != nil {
 		return errors.Join(err, c.sayNoChip(ctx, o, err, display, client), display.Close())
 	}
 	defer chip.Close()
-	keys, err := os.ReadFile(boot.ReleaseKeys)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return errors.Join(err, display.Close())
+	return c.live(ctx, o, parts{root: root, tpm: chip, screen: display, boot: client, kept: first.Start.Kept, releases: releaseKeys()})
+}
+
+// releaseKeys returns whose releases this box takes. Without good keys it takes none, which PID 1 says in its log.
+func releaseKeys() *reference.Trust {
+	text, err := os.ReadFile(boot.ReleaseKeys)
+	if err != nil {
+		return nil
 	}
-	p := parts{tpm: chip, screen: display, boot: client, kept: first.Start.Kept}
-	if err == nil { // without keys it takes no releases, which PID 1 says in the log
-		if p.releases, err = release.ParseKeys(keys); err != nil {
-			return errors.Join(err, display.Close())
-		}
+	trust, err := release.ParseKeys(text)
+	if err != nil {
+		return nil
 	}
-	return c.live(ctx, o, p)
+	return trust
 }
 
 // openDisplay takes the display that PID 1 opened. Without one the box lives on before a picture that nobody sees: PID 1 starts the

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -116,6 +117,10 @@ func live(ctx context.Context, config string, o output) error {
 	if err != nil {
 		return err
 	}
+	root, err := readRoot(c.Root)
+	if err != nil {
+		return err
+	}
 	path, isFile := strings.CutPrefix(c.Hardware.Screen, "file:")
 	if !isFile {
 		return &useError{fmt.Errorf("hardware.screen = %.80q: only a box's own system opens a display", c.Hardware.Screen), hintScreen}
@@ -129,11 +134,12 @@ func live(ctx context.Context, config string, o output) error {
 		return &useError{errors.Join(err, display.Close()), hintTPM}
 	}
 	defer chip.Close()
-	return c.live(ctx, o, parts{tpm: chip, screen: display})
+	return c.live(ctx, o, parts{root: root, tpm: chip, screen: display})
 }
 
 // parts are what a box is made of beside its configuration.
 type parts struct {
+	root   *x509.CertPool // whom the centre's certificate must come from
 	tpm    *tpm.TPM
 	screen screen.Screen // the agent's to close
 	boot   *boot.Client  // nil without a system of its own
@@ -147,17 +153,13 @@ func (c *config) live(ctx context.Context, o output, p parts) error {
 		debug.SetGCPercent(gcPercent)
 	}
 	log := slog.New(slog.NewJSONHandler(o.log, &slog.HandlerOptions{Level: slog.LevelInfo}))
-	root, err := readRoot(c.Root)
-	if err != nil {
-		return errors.Join(err, p.screen.Close())
-	}
 	input, err := keys.Open(c.Hardware.Keys)
 	if err != nil {
 		return &useError{errors.Join(err, p.screen.Close()), hintKeys}
 	}
 	cards := pcsc.NewWatcher(log)
 	a, err := agent.New(agent.Config{
-		Domain: c.Domain, Gateways: c.Gateway, GatewayName: c.GatewayName, Root: root, Language: refusal.Lang(c.Language), Support: c.Support,
+		Domain: c.Domain, Gateways: c.Gateway, GatewayName: c.GatewayName, Root: p.root, Language: refusal.Lang(c.Language), Support: c.Support,
 		Layout: c.Layout, TPM: p.tpm, EventLog: c.Hardware.Log, Screen: p.screen, Keys: input, Cards: agent.PCSC(cards), Finger: c.sensor(), Log: log,
 		Boot: p.boot, Kept: p.kept, Releases: p.releases,
 	})
