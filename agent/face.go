@@ -169,12 +169,15 @@ func (f *face) point() error {
 
 // tick turns the clock, and the delay in the bar when it changed by a millisecond.
 func (f *face) tick(now time.Time, delay time.Duration) error {
+	minute := f.around.Now.Truncate(time.Minute)
 	f.around.Now = now
 	if err := f.expire(now); err != nil {
 		return err
 	}
 	switch {
 	case f.still:
+		return nil
+	case f.view != nil && !f.kiosk.Turns() && now.Truncate(time.Minute).Equal(minute):
 		return nil
 	case f.view != nil:
 		return f.show(f.view)

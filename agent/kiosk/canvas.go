@@ -53,17 +53,31 @@ func (c canvas) shade(r image.Rectangle, rgb uint32, alpha float64) {
 	}
 }
 
-// shape paints where sd is negative, inside the box, with a smooth edge.
-func (c canvas) shape(box image.Rectangle, rgb uint32, alpha float64, sd func(vec) float64) {
+// shape paints where sd is negative, inside the box, with a smooth edge. sd is a true distance, so one answer speaks for all the
+// pixels nearer than the edge: a shape costs its edge, not its box.
+func (c canvas) shape(box image.Rectangle, rgb uint32, sd func(vec) float64) {
 	box = box.Intersect(c.clip)
 	for y := box.Min.Y; y < box.Max.Y; y++ {
 		row := c.img.Row(y, box.Min.X, box.Max.X)
-		for i := 0; i < len(row); i += 4 {
+		for i := 0; i < len(row); {
 			d := sd(vec{float64(box.Min.X+i/4) + 0.5, float64(y) + 0.5})
-			if d < 0.5 {
-				blend(row[i:i+4], rgb, uint32(min(0.5-d, 1)*alpha*256))
+			end := min(i+4*max(int(math.Abs(d)-0.5), 1), len(row))
+			switch {
+			case d >= 0.5:
+			case d <= -0.5:
+				solid(row[i:end], rgb)
+			default:
+				blend(row[i:i+4], rgb, uint32((0.5-d)*256))
 			}
+			i = end
 		}
+	}
+}
+
+// solid paints pixels of a row.
+func solid(row []byte, rgb uint32) {
+	for ; len(row) >= 4; row = row[4:] {
+		row[0], row[1], row[2] = byte(rgb), byte(rgb>>8), byte(rgb>>16)
 	}
 }
 
@@ -73,18 +87,18 @@ func around(m vec, r float64) image.Rectangle {
 }
 
 func (c canvas) disc(m vec, r float64, rgb uint32) {
-	c.shape(around(m, r), rgb, 1, func(p vec) float64 { return math.Hypot(p.x-m.x, p.y-m.y) - r })
+	c.shape(around(m, r), rgb, func(p vec) float64 { return math.Hypot(p.x-m.x, p.y-m.y) - r })
 }
 
 func (c canvas) ring(m vec, r, width float64, rgb uint32) {
-	c.shape(around(m, r+width/2), rgb, 1, func(p vec) float64 { return math.Abs(math.Hypot(p.x-m.x, p.y-m.y)-r) - width/2 })
+	c.shape(around(m, r+width/2), rgb, func(p vec) float64 { return math.Abs(math.Hypot(p.x-m.x, p.y-m.y)-r) - width/2 })
 }
 
 // arc paints part of a ring with round ends, from an angle over a sweep, in turns clockwise from the right.
 func (c canvas) arc(m vec, r, width, from, sweep float64, rgb uint32) {
 	sin, cos := math.Sincos(2 * math.Pi * (from + sweep/2)) // the arc's middle
 	endSin, endCos := math.Sincos(math.Pi * sweep)
-	c.shape(around(m, r+width/2), rgb, 1, func(p vec) float64 {
+	c.shape(around(m, r+width/2), rgb, func(p vec) float64 {
 		x, y := p.x-m.x, p.y-m.y
 		along, across := x*cos+y*sin, math.Abs(y*cos-x*sin)
 		if across*endCos > along*endSin { // beyond the ends
@@ -99,7 +113,7 @@ func (c canvas) line(a, b vec, width float64, rgb uint32) {
 	box := around(a, width/2).Union(around(b, width/2))
 	dx, dy := b.x-a.x, b.y-a.y
 	length := dx*dx + dy*dy
-	c.shape(box, rgb, 1, func(p vec) float64 {
+	c.shape(box, rgb, func(p vec) float64 {
 		t := 0.0
 		if length > 0 {
 			t = min(max(((p.x-a.x)*dx+(p.y-a.y)*dy)/length, 0), 1)
@@ -137,7 +151,7 @@ func (c canvas) round(r image.Rectangle, radius float64, rgb uint32) {
 	c.fill(image.Rect(r.Min.X+n, r.Max.Y-n, r.Max.X-n, r.Max.Y), rgb)
 	sd := boxDistance(r, radius)
 	for _, corner := range []image.Point{r.Min, {r.Max.X - n, r.Min.Y}, {r.Min.X, r.Max.Y - n}, {r.Max.X - n, r.Max.Y - n}} {
-		c.shape(image.Rectangle{Min: corner, Max: corner.Add(image.Pt(n, n))}, rgb, 1, sd)
+		c.shape(image.Rectangle{Min: corner, Max: corner.Add(image.Pt(n, n))}, rgb, sd)
 	}
 }
 

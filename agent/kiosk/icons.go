@@ -23,6 +23,7 @@ func (p *page) logoOn(m vec, size float64, on, ground uint32) {
 func (p *page) waiting(draw func(m vec)) func(m vec) {
 	return func(m vec) {
 		draw(m)
+		p.kiosk.turns = true
 		r, w := p.s*158, p.s*8
 		p.ring(m, r, w, edge)
 		turn := float64(p.Now.UnixMilli()%1600) / 1600

@@ -92,6 +92,7 @@ type Kiosk struct {
 	fonts *fonts
 	back  *screen.Image
 	rows  []row // of the last List drawn
+	turns bool  // the last view drawn has a waiting ring
 }
 
 // row is where one project of a List stands on the screen.
@@ -112,10 +113,13 @@ func New() (*Kiosk, error) {
 // Draw brings dst, whatever it shows, to the view and returns the rectangles that changed, for Flush.
 func (k *Kiosk) Draw(dst *screen.Image, v View, a Around) []image.Rectangle {
 	p := k.page(dst, a)
-	k.rows = k.rows[:0]
+	k.rows, k.turns = k.rows[:0], false
 	v.draw(p)
 	return replace(dst, k.back)
 }
+
+// Turns says whether the view drawn last moves with the time: then it wants to be drawn again, not only when the clock's minute is over.
+func (k *Kiosk) Turns() bool { return k.turns }
 
 // Hit returns which project of the List drawn last lies under a point of the screen.
 func (k *Kiosk) Hit(x, y int) (index int, ok bool) {
@@ -150,23 +154,30 @@ func (k *Kiosk) page(dst *screen.Image, a Around) *page {
 // bands is how finely replace looks for changes, in pixels.
 const bandHeight, bandWidth = 16, 64
 
+// same says whether two images show the same in r.
+func same(a, b *screen.Image, r image.Rectangle) bool {
+	for y := r.Min.Y; y < r.Max.Y; y++ {
+		if !bytes.Equal(a.Row(y, r.Min.X, r.Max.X), b.Row(y, r.Min.X, r.Max.X)) {
+			return false
+		}
+	}
+	return true
+}
+
 // replace copies into dst what differs in src, of the same size, and returns where.
 func replace(dst, src *screen.Image) []image.Rectangle {
 	var out []image.Rectangle
 	for y0 := 0; y0 < src.Height; y0 += bandHeight {
 		y1 := min(y0+bandHeight, src.Height)
+		if same(dst, src, image.Rect(0, y0, src.Width, y1)) {
+			continue
+		}
 		left, right := src.Width, 0
 		for x0 := 0; x0 < src.Width; x0 += bandWidth {
 			x1 := min(x0+bandWidth, src.Width)
-			for y := y0; y < y1; y++ {
-				if !bytes.Equal(dst.Row(y, x0, x1), src.Row(y, x0, x1)) {
-					left, right = min(left, x0), x1
-					break
-				}
+			if !same(dst, src, image.Rect(x0, y0, x1, y1)) {
+				left, right = min(left, x0), x1
 			}
-		}
-		if left >= right {
-			continue
 		}
 		r := image.Rect(left, y0, right, y1)
 		dst.Copy(src, r)

@@ -203,6 +203,20 @@ func TestDamageIsAllThatChanged(t *testing.T) {
 	}
 }
 
+func TestOnlyWaitingTurns(t *testing.T) {
+	k, dst := newKiosk(t), screen.NewImage(960, 540)
+	for _, c := range []struct {
+		view  View
+		turns bool
+	}{{Boot{}, true}, {Ready{}, false}, {Verifying{}, true}, {CardOut{}, false}, {Opening{}, true}, {List{}, false}} {
+		a := about(refusal.English)
+		k.Draw(dst, c.view, a)
+		require.Equal(t, c.turns, k.Turns(), "%T", c.view)
+		a.Now = a.Now.Add(300 * time.Millisecond)
+		require.Equal(t, c.turns, len(k.Draw(dst, c.view, a)) > 0, "%T", c.view)
+	}
+}
+
 func TestPointerPicksTheRowUnderIt(t *testing.T) {
 	k, dst := newKiosk(t), screen.NewImage(1920, 1080)
 	k.Draw(dst, List{Name: "Camille Durand", Bubbles: projects()}, about(refusal.English))
