@@ -22,10 +22,12 @@ import (
 
 // lab is what every command that runs the house is told.
 type lab struct {
-	Bin       string `required:"" type:"existingdir" help:"Folder of the programs: sdbox-agent, sdbox-gateway, sdbox-bubble, sdbox-pki, sdboxctl."`
+	Bin       string `required:"" type:"existingdir" help:"Folder of the programs: those of make build."`
 	Out       string `required:"" type:"path" help:"Folder for pictures, report and, in house/, keys, state and logs. Its house/ is made anew."`
 	Page      string `default:"127.0.0.1:8080" help:"Address of the lab page; port 0 takes a free one."`
 	Operators string `default:"127.0.0.1:8081" help:"Address of the operators' page; port 0 takes a free one."`
+	Form      string `default:"process" enum:"process,image" help:"How a box runs: the agent as a process, or a machine that boots the image under QEMU."`
+	Cache     string `default:"build/cache" type:"path" help:"Image form: folder of what is kept from one house to the next."`
 }
 
 // open makes the house, or says what is missing for it.
@@ -46,7 +48,7 @@ func (l lab) open(ctx context.Context, out io.Writer) (*house.Site, error) {
 		return nil, err
 	}
 	fmt.Fprintf(out, "building the house in %s\n", dir)
-	return house.Build(ctx, house.Config{Dir: dir, Bin: l.Bin, Said: out})
+	return house.Build(ctx, house.Config{Dir: dir, Bin: l.Bin, Said: out, Form: house.Form(l.Form), Cache: l.Cache})
 }
 
 // removeOld takes away the house of an earlier run, known by its folders; anything else is left alone.
@@ -154,7 +156,7 @@ func (c *upCmd) Run(ctx context.Context, out io.Writer) (err error) {
 	}
 	defer func() { err = errors.Join(err, p.close()) }()
 	for _, b := range site.Boxes {
-		if err := site.Boot(b); err != nil {
+		if err := site.Boot(ctx, b); err != nil {
 			return err
 		}
 	}

@@ -62,7 +62,7 @@ func work(t *testing.T, site *house.Site) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	box, person := site.Boxes[0], site.People[0]
-	require.NoError(t, site.Boot(box))
+	require.NoError(t, site.Boot(ctx, box))
 	var eyes *house.Watcher
 	require.Eventually(t, func() bool {
 		var err error

@@ -66,7 +66,7 @@ func (p *player) measure(ctx context.Context) error {
 			return fmt.Errorf("measure: %w", err)
 		}
 	}
-	return p.site.Boxes[0].Link.Set(labnet.Conditions{})
+	return p.site.Boxes[0].SetLink(ctx, labnet.Conditions{})
 }
 
 // load is the load of the machine over the last minute: figures taken beside other work are not those of an idle machine.
@@ -105,7 +105,7 @@ type measurement struct {
 // network sets the round trip time of box 1's link and prints what pings take: over the link, from kernel to kernel, and through the
 // tunnel, from gateway to agent.
 func (m *measurement) network(ctx context.Context, rtt time.Duration) error {
-	if err := m.site.Boxes[0].Link.Set(labnet.Conditions{Delay: rtt / 2}); err != nil {
+	if err := m.site.Boxes[0].SetLink(ctx, labnet.Conditions{Delay: rtt / 2}); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -422,7 +422,7 @@ func (m *measurement) memory(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	agent, err := m.site.Boxes[0].Agent.MemoryMB()
+	agent, err := m.site.Boxes[0].MemoryMB()
 	if err != nil {
 		return err
 	}

@@ -113,7 +113,7 @@ func (p *player) day(ctx context.Context) error {
 func (p *player) boot(box int) func(context.Context) (time.Duration, error) {
 	return func(ctx context.Context) (time.Duration, error) {
 		began := time.Now()
-		if err := p.site.Boot(p.site.Boxes[box]); err != nil {
+		if err := p.site.Boot(ctx, p.site.Boxes[box]); err != nil {
 			return 0, err
 		}
 		e, err := openEyes(ctx, p.site.Boxes[box])

@@ -119,7 +119,7 @@ func (r *refusals) starting(ctx context.Context) (_ time.Duration, err error) {
 
 // move takes the card to box 2 while box 1 cannot tell that it left.
 func (r *refusals) move(ctx context.Context) (time.Duration, error) {
-	if err := r.site.Boxes[0].Link.Set(labnet.Conditions{Unplugged: true}); err != nil {
+	if err := r.site.Boxes[0].SetLink(ctx, labnet.Conditions{Unplugged: true}); err != nil {
 		return 0, err
 	}
 	if err := r.site.Tray.Eject(r.person.GUID); err != nil {
@@ -167,7 +167,7 @@ func (r *refusals) noAnswer(ctx context.Context) (time.Duration, error) {
 
 func (r *refusals) answer(ctx context.Context) (time.Duration, error) {
 	began := time.Now()
-	if err := r.site.Boxes[0].Link.Set(labnet.Conditions{}); err != nil {
+	if err := r.site.Boxes[0].SetLink(ctx, labnet.Conditions{}); err != nil {
 		return 0, err
 	}
 	came, err := r.eyes[0].read(ctx, ready(r.site.Language)...)
@@ -294,15 +294,15 @@ func (r *refusals) ended(ctx context.Context) (time.Duration, error) {
 // tampered boots box 2 with a measurement more.
 func (r *refusals) tampered(ctx context.Context) (time.Duration, error) {
 	box := r.site.Boxes[1]
-	if err := errors.Join(box.Agent.Kill(), r.eyes[1].Close()); err != nil {
+	if err := errors.Join(box.SwitchOff(), r.eyes[1].Close()); err != nil {
 		return 0, err
 	}
 	r.eyes[1] = nil
-	if err := box.Tamper(); err != nil {
+	if err := r.site.Tamper(box); err != nil {
 		return 0, err
 	}
 	began := time.Now()
-	if err := r.site.Boot(box); err != nil {
+	if err := r.site.Boot(ctx, box); err != nil {
 		return 0, err
 	}
 	var err error

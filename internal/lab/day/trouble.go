@@ -108,7 +108,7 @@ func (p *player) blink(ctx context.Context) (time.Duration, error) {
 // unplug takes the box's network away until the screen says so.
 func (p *player) unplug(ctx context.Context) (time.Duration, error) {
 	began := time.Now()
-	if err := p.site.Boxes[0].Link.Set(labnet.Conditions{Unplugged: true}); err != nil {
+	if err := p.site.Boxes[0].SetLink(ctx, labnet.Conditions{Unplugged: true}); err != nil {
 		return 0, err
 	}
 	return p.said(ctx, began)
@@ -133,7 +133,7 @@ func (p *player) unplugLong(ctx context.Context) (time.Duration, error) {
 // plugIn gives the network back.
 func (p *player) plugIn(ctx context.Context) (time.Duration, error) {
 	began := time.Now()
-	if err := p.site.Boxes[0].Link.Set(labnet.Conditions{}); err != nil {
+	if err := p.site.Boxes[0].SetLink(ctx, labnet.Conditions{}); err != nil {
 		return 0, err
 	}
 	return p.jobGoesOn(ctx, began)

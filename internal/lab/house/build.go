@@ -32,6 +32,8 @@ type Config struct {
 	Bin      string       // folder of the shipped programs
 	Language refusal.Lang // of the site: what its boxes speak until a person is known; empty = English
 	Said     io.Writer    // one line for each part that is ready
+	Form     Form         // of the boxes; empty = ProcessForm
+	Cache    string       // image form: folder of fetched packages and of what machines of a model measure, kept between houses
 }
 
 // Build furnishes the lab's house: authorities, gateway, bubbles, boxes with their hardware, people with cards, all registered
@@ -44,12 +46,13 @@ func Build(ctx context.Context, c Config) (*Site, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Site{House: h, Tray: &Tray{}, bin: h.bin, People: people(), Language: cmp.Or(c.Language, refusal.English)}
+	s := &Site{House: h, Tray: &Tray{}, bin: h.bin, People: people(), Language: cmp.Or(c.Language, refusal.English), form: cmp.Or(c.Form, ProcessForm), cache: c.Cache}
 	for _, part := range []struct {
 		name string
 		make func(context.Context) error
 	}{
 		{"authorities", s.makeAuthorities},
+		{"reference values of the boxes", s.makeReference},
 		{"gateway's place", s.makeGateway},
 		{"boxes: TPM, reader, sensor, keyboard, link", s.makeBoxes},
 		{"gateway", s.startGateway},
@@ -96,6 +99,10 @@ func (s *Site) pki() string { return filepath.Join(s.House.dir, "pki") }
 
 func (s *Site) makeAuthorities(ctx context.Context) error {
 	_, err := s.program(ctx, "sdbox-pki", "init", s.pki(), "--domain", string(Domain))
+	if err != nil {
+		return err
+	}
+	_, err = s.program(ctx, "sdbox-pki", "reference", "key", "--out", s.releaseDir(), "release-1."+string(Domain))
 	return err
 }
 
@@ -111,7 +118,7 @@ func (s *Site) makeBoxes(ctx context.Context) error {
 	var made errgroup.Group
 	for i, spec := range specs {
 		made.Go(func() (err error) {
-			s.Boxes[i], err = s.House.newBox(ctx, spec, s.Gateway)
+			s.Boxes[i], err = s.House.newBox(ctx, spec, s.form, s.Gateway)
 			return err
 		})
 	}
@@ -126,14 +133,29 @@ func (s *Site) makeBoxes(ctx context.Context) error {
 	return err
 }
 
-// Boot switches a box on: its agent starts with a configuration file of its own.
-func (s *Site) Boot(b *Box) error {
+// Boot switches a box on: its machine, or its agent with a configuration file of its own.
+func (s *Site) Boot(ctx context.Context, b *Box) error {
 	if b.Running() {
 		return fmt.Errorf("boot %s: it runs", b.Serial)
 	}
-	root, err := os.ReadFile(filepath.Join(s.pki(), "root", "cert.pem"))
+	err := b.SwitchOff() // what is left of one that has ended
+	switch {
+	case err != nil:
+	case s.form == ImageForm:
+		err = s.startMachine(ctx, b)
+	default:
+		err = s.startAgent(b)
+	}
 	if err != nil {
 		return fmt.Errorf("boot %s: %w", b.Serial, err)
+	}
+	return nil
+}
+
+func (s *Site) startAgent(b *Box) error {
+	root, err := os.ReadFile(filepath.Join(s.pki(), "root", "cert.pem"))
+	if err != nil {
+		return err
 	}
 	conf := fmt.Sprintf(`# What the image of a real box holds: whom it trusts, and its hardware.
 domain = %q
@@ -160,8 +182,11 @@ height = %d
 		os.WriteFile(filepath.Join(b.Place.dir, "root.pem"), root, 0o644),
 		os.WriteFile(filepath.Join(b.Place.dir, "agent.toml"), []byte(conf), 0o644))
 	if err != nil {
-		return fmt.Errorf("boot %s: %w", b.Serial, err)
+		return err
 	}
-	b.Agent, err = b.Place.Start("agent", searchPath(), binDir+"/sdbox-agent", "run", "--config", insideDir+"/agent.toml")
+	agent, err := b.Place.Start("agent", searchPath(), binDir+"/sdbox-agent", "run", "--config", insideDir+"/agent.toml")
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.agent = agent
 	return err
 }

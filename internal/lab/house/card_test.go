@@ -27,7 +27,7 @@ func TestCardMovesBetweenBoxes(t *testing.T) {
 	require.NoError(t, err)
 	var boxes []*Box
 	for i, serial := range []string{"AMS-0017", "AMS-0018"} {
-		b, err := h.newBox(t.Context(), BoxSpec{Serial: serial, Country: "NL", Number: i + 1}, gateway)
+		b, err := h.newBox(t.Context(), BoxSpec{Serial: serial, Country: "NL", Number: i + 1}, ProcessForm, gateway)
 		require.NoError(t, err)
 		defer b.close()
 		boxes = append(boxes, b)

@@ -15,9 +15,7 @@ import (
 	"strings"
 	"time"
 
-	"sdbox/firmware/reference"
 	"sdbox/gateway/audit"
-	"sdbox/internal/attest"
 	"sdbox/internal/tpm/tpmsim"
 )
 
@@ -71,20 +69,20 @@ chain forward { type filter hook forward priority 0; policy drop; }
 
 // startGateway writes the configuration, with what the lab's release key signs as reference values, and waits for the gateway.
 func (s *Site) startGateway(ctx context.Context) error {
-	secret, public, err := reference.GenerateKey("release-1." + string(Domain))
+	public, err := os.ReadFile(filepath.Join(s.releaseDir(), "release.pub"))
 	if err != nil {
 		return err
 	}
-	note, err := bootNote(secret)
+	note, err := os.ReadFile(s.noteFile())
 	if err != nil {
 		return err
 	}
 	dir := s.Gateway.dir
 	err = errors.Join(
-		os.WriteFile(filepath.Join(dir, "gateway.toml"), []byte(s.gatewayConfig(public)), 0o644),
+		os.WriteFile(filepath.Join(dir, "gateway.toml"), []byte(s.gatewayConfig(strings.TrimSpace(string(public)))), 0o644),
 		os.WriteFile(filepath.Join(dir, "ctl.toml"), []byte(ctlConfig()), 0o644),
 		os.WriteFile(filepath.Join(dir, "reference.note"), note, 0o644),
-		os.WriteFile(filepath.Join(dir, "release.pub"), []byte(public+"\n"), 0o644),
+		os.WriteFile(filepath.Join(dir, "release.pub"), public, 0o644),
 		os.WriteFile(filepath.Join(dir, "ek-roots.pem"), s.Boxes[0].TPM.EKRoots(), 0o644))
 	if err != nil {
 		return err
@@ -110,22 +108,27 @@ func (s *Site) startGateway(ctx context.Context) error {
 	return nil
 }
 
-// bootNote is what a good box of the lab measures: the recorded boot, the firmware's registers by their events, signed by the lab's release key.
-func bootNote(secret string) ([]byte, error) {
+// makeReference has the house's release key sign what a good box measures: in the process form the recorded boot.
+func (s *Site) makeReference(ctx context.Context) error {
+	if s.form == ImageForm {
+		return s.makeImage(ctx)
+	}
 	boot, err := tpmsim.RecordedBoot()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	values := reference.Values{Name: "lab-qemu", Version: "2026.11.24"}
-	predicted := boot.Replay()
-	for _, index := range attest.Registers() {
-		p := reference.PCR{Index: index, Digest: predicted[index]}
-		if slices.Contains(reference.ByEvents(), index) {
-			p = reference.FromLog(index, boot)
-		}
-		values.PCRs = append(values.PCRs, p)
+	measured := filepath.Join(s.House.dir, "measured")
+	if err := os.WriteFile(measured, unitText(boot), 0o644); err != nil {
+		return err
 	}
-	return reference.Sign(values, secret)
+	return s.signReference(ctx, measured)
+}
+
+// signReference makes the note of measured registers.
+func (s *Site) signReference(ctx context.Context, measured string) error {
+	_, err := s.program(ctx, "sdbox-pki", "reference", "sign", "--measured", measured, "--key", filepath.Join(s.releaseDir(), "release.key"),
+		"--out", s.noteFile(), imageName, imageVersion)
+	return err
 }
 
 // await waits until a program of the place listens at an address there.

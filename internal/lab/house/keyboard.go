@@ -3,6 +3,7 @@
 package house
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -16,8 +17,10 @@ import (
 // errUnplugged says that no box has its keyboard connected.
 var errUnplugged = errors.New("the box has not connected its keyboard")
 
-// Keyboard is the keyboard and mouse of one box: a socket the box's agent dials and reads Linux input events from.
+// Keyboard is the keyboard and mouse of one box: a socket the box's agent dials and reads Linux input events from, or those of its
+// machine.
 type Keyboard struct {
+	box      *Box // of the image form, or nil
 	listener net.Listener
 	running  sync.WaitGroup
 
@@ -53,6 +56,9 @@ func (k *Keyboard) accept() {
 
 // Send gives the box input events in order, all or none of them at once.
 func (k *Keyboard) Send(events ...keys.Raw) error {
+	if k.box != nil {
+		return k.box.press(events)
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.conn == nil {
@@ -73,8 +79,24 @@ func (k *Keyboard) Send(events ...keys.Raw) error {
 	return nil
 }
 
+// typesWithin bounds what is typed at once on a machine's keyboard, which takes 60 ms a key.
+const typesWithin = 2 * time.Minute
+
+func (b *Box) press(events []keys.Raw) error {
+	m := b.on()
+	if m == nil {
+		return errUnplugged
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), typesWithin)
+	defer cancel()
+	return m.Send(ctx, events...)
+}
+
 // Close unplugs the keyboard.
 func (k *Keyboard) Close() error {
+	if k.listener == nil {
+		return nil
+	}
 	err := k.listener.Close()
 	k.running.Wait()
 	k.mu.Lock()

@@ -70,7 +70,9 @@ type Site struct {
 	Tray           *Tray
 	Language       refusal.Lang // of the site
 
-	bin string // folder of the shipped programs
+	bin   string // folder of the shipped programs
+	form  Form
+	cache string
 }
 
 // errNoPerson says that nobody of that account is in the house.

@@ -13,6 +13,7 @@ import (
 	"sdbox/internal/card"
 	"sdbox/internal/card/cardsim"
 	"sdbox/internal/ident"
+	"sdbox/internal/lab/vm"
 	"sdbox/internal/tpm/tpmsim"
 )
 
@@ -78,7 +79,11 @@ func (s *Site) EndingCard(ctx context.Context, until time.Time) (ident.GUID, err
 }
 
 // Tamper measures something more into the box's TPM and its event log, as firmware that was changed does.
-func (b *Box) Tamper() error {
+// The firmware of a machine gets a second key whose programs it starts, before its next boot.
+func (s *Site) Tamper(b *Box) error {
+	if s.form == ImageForm {
+		return vm.MakeVariables(filepath.Join(b.Place.dir, "variables.fd"), s.secureBoot(), "db", "db-dev")
+	}
 	log, err := eventlog.Read(b.Place.Outside(eventLog))
 	if err != nil {
 		return err

@@ -85,7 +85,7 @@ func (t *Tray) Insert(ctx context.Context, guid ident.GUID, box *Box) error {
 		}
 	}
 	c.ejectLocked()
-	conn, err := dialReader(ctx, box.Place)
+	serve, err := box.reader(ctx, c.sim)
 	if err != nil {
 		return fmt.Errorf("insert card into %s: %w", box.Serial, err)
 	}
@@ -93,7 +93,7 @@ func (t *Tray) Insert(ctx context.Context, guid ident.GUID, box *Box) error {
 	gone := make(chan struct{})
 	c.box, c.pull, c.gone = box, pull, gone
 	t.running.Go(func() {
-		_ = c.sim.InsertVPCD(inserted, again(conn, box.Place)) // it ends by Eject, or with the box
+		_ = serve(inserted) // it ends by Eject, or with the box
 		close(gone)
 		pull()
 		t.mu.Lock()
@@ -144,6 +144,18 @@ func (c *trayCard) ejectLocked() {
 	c.pull()
 	<-c.gone
 	c.box, c.gone = nil, nil
+}
+
+// reader is the box's card reader, for a card: what it returns has the card in it until its context ends.
+func (b *Box) reader(ctx context.Context, sim *cardsim.Sim) (func(context.Context) error, error) {
+	if m := b.on(); m != nil {
+		return func(ctx context.Context) error { return sim.InsertVSCard(ctx, dialMachine(m)) }, nil
+	}
+	conn, err := dialReader(ctx, b.Place)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) error { return sim.InsertVPCD(ctx, again(conn, b.Place)) }, nil
 }
 
 // again gives a card the connection that stands, then a new one each time the reader did not see the card coming.

@@ -298,7 +298,7 @@ func (l *Lab) link(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "delay: want 0 to 10000 ms", http.StatusBadRequest)
 		return
 	}
-	done(w, box.Link.Set(labnet.Conditions{
+	done(w, box.SetLink(r.Context(), labnet.Conditions{
 		Delay: time.Duration(body.Delay) * time.Millisecond, Loss: body.Loss / 100, NoUDP: body.NoUDP, Unplugged: body.Unplugged,
 	}))
 }

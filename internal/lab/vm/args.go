@@ -58,7 +58,7 @@ func (c Config) arguments() []string {
 		add("-tpmdev", "emulator,id=tpm,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm")
 	}
 	if !c.NoNetwork {
-		add("-netdev", "user,id=net,ipv6=off", "-device", "virtio-net-pci,netdev=net,id=card0,romfile=")
+		add("-netdev", "user,id=net,ipv6=off,restrict="+onOff(c.Isolated), "-device", "virtio-net-pci,netdev=net,id=card0,romfile=")
 	}
 	return append(a, c.Extra...)
 }

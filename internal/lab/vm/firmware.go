@@ -23,19 +23,26 @@ type Firmware struct {
 }
 
 // MakeVariables writes the flash image of a firmware's variables at path: with Secure Boot on and the keys of a site, or in setup mode
-// where keys is empty. The folder keys is one of "sdbox-image keys"; db names the list that may start: "db", or "db-dev" for a machine
-// that starts development images.
-func MakeVariables(path, keys, db string) error {
+// where keys is empty. The folder keys is one of "sdbox-image keys"; db names the lists that may start: "db", or "db-dev" on a machine
+// for development images.
+func MakeVariables(path, keys string, db ...string) error {
 	factory, err := os.ReadFile(factoryVariables)
 	if err != nil {
 		return fmt.Errorf("firmware (package ovmf): %w", err)
 	}
 	var list []Variable
 	if keys != "" {
-		for _, v := range []struct{ variable, file string }{{efivar.PK, "PK"}, {efivar.KEK, "KEK"}, {efivar.DB, db}} {
-			value, err := os.ReadFile(filepath.Join(keys, v.file+".esl"))
-			if err != nil {
-				return fmt.Errorf("firmware: %w", err)
+		for _, v := range []struct {
+			variable string
+			files    []string
+		}{{efivar.PK, []string{"PK"}}, {efivar.KEK, []string{"KEK"}}, {efivar.DB, db}} {
+			var value []byte
+			for _, file := range v.files {
+				entries, err := os.ReadFile(filepath.Join(keys, file+".esl"))
+				if err != nil {
+					return fmt.Errorf("firmware: %w", err)
+				}
+				value = append(value, entries...)
 			}
 			list = append(list, Variable{Name: v.variable, Attributes: authenticated, Value: value})
 		}

@@ -3,10 +3,28 @@
 package vm
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
+	"time"
 
 	"sdbox/agent/keys"
+	"sdbox/internal/finger"
+)
+
+// How fast the machine's keyboard is typed on: as a quick typist holds keys and goes from one to the next. QEMU's keyboard remembers 16
+// events; those of a guest that stands still for longer than it takes to type them are lost.
+const keyPace = 30 * time.Millisecond
+
+// takesFinger is how long a guest may take to read an impression before it is placed once more.
+const takesFinger = 20 * time.Second
+
+// Event types and codes of linux/input-event-codes.h.
+const (
+	evSyn, evKey, evRel, evAbs   = 0, 1, 2, 3
+	absX, relWheel, firstButton  = 0, 8, 0x100
+	btnLeft, btnRight, btnMiddle = 0x110, 0x111, 0x112
 )
 
 // inputEvent is QEMU's InputEvent (qemu-qmp-ref(7), input-send-event).
@@ -15,23 +33,159 @@ type inputEvent struct {
 	Data map[string]any `json:"data"`
 }
 
-// Key presses a key of the machine's keyboard or lets it go: a Linux key code (linux/input-event-codes.h).
-func (v *VM) Key(ctx context.Context, code uint16, down bool) error {
-	scancode, ok := keys.XT(code)
-	if !ok {
-		return fmt.Errorf("key %d: the keyboard has no such key", code)
+// Send has the machine's keyboard and mouse make these events, in order, at the pace of a person. It returns when all are made, which
+// for keys takes time.
+func (v *VM) Send(ctx context.Context, events ...keys.Raw) error {
+	v.typing.Lock()
+	defer v.typing.Unlock()
+	var report []inputEvent
+	paced := false
+	for _, e := range events {
+		if e.Type != evSyn {
+			made, err := translate(e)
+			if err != nil {
+				return err
+			}
+			report = append(report, made...)
+			paced = paced || e.Type == evKey
+			continue
+		}
+		if len(report) > 0 {
+			if err := v.Command(ctx, "input-send-event", map[string]any{"events": report}, nil); err != nil {
+				return err
+			}
+		}
+		if paced {
+			if err := pause(ctx, keyPace); err != nil {
+				return err
+			}
+		}
+		report, paced = nil, false
 	}
-	return v.input(ctx, inputEvent{"key", map[string]any{"down": down, "key": map[string]any{"type": "number", "data": scancode}}})
+	return nil
 }
 
-// Press presses a key and lets it go.
-func (v *VM) Press(ctx context.Context, code uint16) error {
-	if err := v.Key(ctx, code, true); err != nil {
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// translate gives an event the words of QEMU. A key that the keyboard does not have is an error; a repeat is the guest's own affair.
+func translate(e keys.Raw) ([]inputEvent, error) {
+	switch {
+	case e.Type == evKey && e.Code < firstButton:
+		scancode, ok := keys.XT(e.Code)
+		if !ok {
+			return nil, fmt.Errorf("key %d: the keyboard has no such key", e.Code)
+		}
+		if e.Value == 2 {
+			return nil, nil
+		}
+		return []inputEvent{{"key", map[string]any{"down": e.Value == 1, "key": map[string]any{"type": "number", "data": scancode}}}}, nil
+	case e.Type == evKey:
+		name, ok := map[uint16]string{btnLeft: "left", btnRight: "right", btnMiddle: "middle"}[e.Code]
+		if !ok {
+			return nil, fmt.Errorf("button %d: the mouse has no such button", e.Code)
+		}
+		return []inputEvent{{"btn", map[string]any{"down": e.Value == 1, "button": name}}}, nil
+	case e.Type == evAbs:
+		axis := "y"
+		if e.Code == absX {
+			axis = "x"
+		}
+		return []inputEvent{{"abs", map[string]any{"axis": axis, "value": e.Value}}}, nil
+	case e.Type == evRel && e.Code == relWheel:
+		return wheel(e.Value), nil
+	}
+	return nil, fmt.Errorf("input event of type %d, code %d: the machine has no such device", e.Type, e.Code)
+}
+
+func wheel(steps int32) (made []inputEvent) {
+	name := "wheel-up"
+	if steps < 0 {
+		name, steps = "wheel-down", -steps
+	}
+	for range min(steps, 20) {
+		for _, down := range []bool{true, false} {
+			made = append(made, inputEvent{"btn", map[string]any{"down": down, "button": name}})
+		}
+	}
+	return made
+}
+
+// Touch places a finger on the sensor behind the port FingerPort, and returns when the guest has taken the impression. It waits for the
+// guest to ask for one.
+func (v *VM) Touch(ctx context.Context, impression finger.Template) error {
+	var frame bytes.Buffer
+	if err := finger.WriteFrame(&frame, impression); err != nil {
 		return err
 	}
-	return v.Key(ctx, code, false)
+	v.touching.Lock()
+	defer v.touching.Unlock()
+	next := 0
+	for {
+		// The port is open as long as the guest waits for a finger. What it was told before it opened the port it drops.
+		after, err := v.finger(ctx, next, true)
+		if err != nil {
+			return fmt.Errorf("place finger: the machine does not ask for one: %w", err)
+		}
+		if _, err := v.fingerPort.Write(frame.Bytes()); err != nil {
+			return fmt.Errorf("place finger: %w", err)
+		}
+		taking, cancel := context.WithTimeout(ctx, takesFinger)
+		_, err = v.finger(taking, after, false)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		next = after - 1
+	}
 }
 
-func (v *VM) input(ctx context.Context, events ...inputEvent) error {
-	return v.Command(ctx, "input-send-event", map[string]any{"events": events}, nil)
+// finger waits until the port of the finger is in a state, and returns the number of the line after the one that said so. What counts
+// is the last that was said of it.
+func (v *VM) finger(ctx context.Context, from int, open bool) (next int, err error) {
+	for {
+		next, state, seen := from, false, -1
+		for line, after, err := v.Told.Await(done(), next, aboutFinger); err == nil; line, after, err = v.Told.Await(done(), next, aboutFinger) {
+			next, seen, state = after, after, portOpen(line)
+		}
+		if seen >= 0 && state == open {
+			return seen, nil
+		}
+		if _, _, err := v.Told.Await(ctx, next, aboutFinger); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// done is a context that has ended: Await with it takes what is there and waits for nothing.
+func done() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}
+
+type portChange struct {
+	Event string `json:"event"`
+	Data  struct {
+		ID   string `json:"id"`
+		Open bool   `json:"open"`
+	} `json:"data"`
+}
+
+func aboutFinger(line string) bool {
+	var c portChange
+	return json.Unmarshal([]byte(line), &c) == nil && c.Event == "VSERPORT_CHANGE" && c.Data.ID == "finger"
+}
+
+func portOpen(line string) bool {
+	var c portChange
+	return json.Unmarshal([]byte(line), &c) == nil && c.Data.Open
 }

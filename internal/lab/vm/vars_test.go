@@ -41,7 +41,7 @@ func TestEnrolledKeysAreReadBackFromTheFlash(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, list, 4)
 
-	require.NoError(t, MakeVariables(path, "", ""))
+	require.NoError(t, MakeVariables(path, ""))
 	flash, err = os.ReadFile(path)
 	require.NoError(t, err)
 	require.Equal(t, factory, flash, "without keys it is the factory's")

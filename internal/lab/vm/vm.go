@@ -11,7 +11,7 @@
 //	err = m.Serial.AwaitText(ctx, "Linux version")             // with console=ttyS0
 //	line, next, err := m.Events.Await(ctx, 0, func(line string) bool { ... }) // what the guest writes to the port org.sdbox.events
 //	picture, err := m.Picture(ctx)                             // what the display shows, pixel by pixel
-//	err = m.Press(ctx, vm.KeyEnter) ; err = m.Command(ctx, "set_link", map[string]any{"name": "card0", "up": false}, nil)
+//	err = m.Send(ctx, keys.Key(28, 1)...) ; err = m.Command(ctx, "set_link", map[string]any{"name": "card0", "up": false}, nil)
 //
 // Dir must have a short path (Unix sockets take 107 bytes): os.MkdirTemp("", "vm"), not t.TempDir(). A guest under TCG is 10 to 30
 // times slower than the host, and slower still on a busy one: give ctx minutes, and wait for what the guest says, never for a time.
@@ -55,6 +55,7 @@ type Config struct {
 	Memory      int   // MiB; 0 = 512
 	Video       Video // empty = StandardVideo
 	NoNetwork   bool
+	Isolated    bool     // its network gives it an address and leads nowhere
 	EndOnReboot bool     // a reboot ends the machine
 	Extra       []string // further arguments of QEMU, for what one test alone needs
 
@@ -78,8 +79,12 @@ type VM struct {
 	cfg     Config
 	process Process
 	monitor *qmp
-	finger  net.Conn
 	dumping sync.Mutex
+
+	fingerPort net.Conn
+	touching   sync.Mutex // one finger at a time
+	typing     sync.Mutex // one row of events at a time
+
 	running sync.WaitGroup
 	stop    func() bool // takes the watch of the context back
 	closing sync.Once
@@ -144,7 +149,7 @@ func (v *VM) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	v.monitor, v.finger = newQMP(conns[0], v.Told), conns[3]
+	v.monitor, v.fingerPort = newQMP(conns[0], v.Told), conns[3]
 	v.running.Go(v.monitor.read)
 	v.running.Go(func() { _ = v.Serial.read(conns[1]) })
 	v.running.Go(func() { _ = v.Events.read(conns[2]) })
@@ -193,6 +198,9 @@ func (v *VM) accept(ctx context.Context, listeners []net.Listener) ([]net.Conn, 
 
 // complaint is what QEMU wrote about itself.
 func (v *VM) complaint() string {
+	if v.cfg.Run != nil {
+		return "its output was the caller's"
+	}
 	raw, err := os.ReadFile(filepath.Join(v.cfg.Dir, "qemu.log"))
 	if err != nil {
 		return err.Error()
@@ -220,7 +228,7 @@ func (v *VM) Plug(ctx context.Context, in bool) error {
 func (v *VM) ReaderSocket() string { return filepath.Join(v.cfg.Dir, readerSocket) }
 
 // Finger is the host's end of the port FingerPort.
-func (v *VM) Finger() io.Writer { return v.finger }
+func (v *VM) Finger() io.Writer { return v.fingerPort }
 
 // Close switches the machine off as if it lost power, and waits until everything of it is gone. Files stay.
 func (v *VM) Close() error {
@@ -236,7 +244,7 @@ func (v *VM) close() error {
 	}
 	v.running.Wait() // QEMU's ends of the sockets are closed
 	if v.monitor != nil {
-		errs = append(errs, v.monitor.conn.Close(), v.finger.Close())
+		errs = append(errs, v.monitor.conn.Close(), v.fingerPort.Close())
 	}
 	if v.TPM != nil {
 		errs = append(errs, v.TPM.Stop())

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package house
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"sdbox/firmware/eventlog"
+	"sdbox/firmware/reference"
+	"sdbox/internal/attest"
+	"sdbox/internal/lab/vm"
+	"sdbox/internal/tpm/tpmsim"
+)
+
+// Form is how the boxes of a house run.
+type Form string
+
+// The forms.
+const (
+	ProcessForm Form = "process" // the agent as a process, its hardware behind sockets and files
+	ImageForm   Form = "image"   // a machine under QEMU that boots the operating system image
+)
+
+// What the boxes' image is called.
+const (
+	imageName    = "lab-qemu"
+	imageVersion = "2026.11.24"
+)
+
+// unitWithin is how long a machine may take to boot once, under TCG on a busy host.
+const unitWithin = 5 * time.Minute
+
+// Files of the image form, in the house's folder.
+func (s *Site) imageDir() string   { return filepath.Join(s.House.dir, "image") }
+func (s *Site) secureBoot() string { return filepath.Join(s.House.dir, "secure-boot") }
+func (s *Site) releaseDir() string { return filepath.Join(s.House.dir, "release") }
+
+// makeImage builds the boxes' operating system by the shipped program, with the house's own trust anchors, and has the house's release
+// key sign what a box measures that runs it.
+func (s *Site) makeImage(ctx context.Context) error {
+	site := fmt.Sprintf(`# What the lab's boxes trust.
+domain = %q
+gateway = [%q]
+gateway_name = %q
+root = "pki/root/cert.pem"
+language = %q
+layout = "us"
+support = %q
+keys = "secure-boot"
+events = "port:%s"
+finger = "port:%s"
+
+[release]
+threshold = 1
+keys = ["release/release.pub"]
+`, Domain, GatewayAddress+":443", Domain.Gateway(GatewayName), s.Language, support, vm.EventsPort, vm.FingerPort)
+	siteFile := filepath.Join(s.House.dir, "site.toml")
+	if err := os.WriteFile(siteFile, []byte(site), 0o644); err != nil {
+		return err
+	}
+	if _, err := s.program(ctx, "sdbox-image", "keys", s.secureBoot(), "--site", "Lab"); err != nil {
+		return err
+	}
+	_, err := s.program(ctx, "sdbox-image", "build", "--site", siteFile, "--agent", filepath.Join(s.bin, "box", "sdbox-agent"), "--version", imageVersion,
+		"--built", time.Now().UTC().Truncate(24*time.Hour).Format(time.RFC3339), "--cache", s.cache, "--out", s.imageDir())
+	if err != nil {
+		return err
+	}
+	unit, err := s.unit(ctx)
+	if err != nil {
+		return fmt.Errorf("a first machine of the model: %w", err)
+	}
+	measured := filepath.Join(s.House.dir, "measured")
+	if _, err := s.program(ctx, "sdbox-image", "reference", filepath.Join(s.imageDir(), "reference.json"), "--unit", unit, "--out", measured); err != nil {
+		return err
+	}
+	return s.signReference(ctx, measured)
+}
+
+// noteFile is where the signed reference values wait for the gateway.
+func (s *Site) noteFile() string { return filepath.Join(s.House.dir, "reference.note") }
+
+// unit is a file with what a machine of the boxes' model measures, as "sdbox-agent machine" prints it. The first house has one boot to
+// learn that; it holds for as long as firmware, QEMU and devices are the same.
+func (s *Site) unit(ctx context.Context) (string, error) {
+	model, err := vm.Model(ctx, machineConfig())
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(s.cache, "unit-"+model)
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, unitWithin)
+	defer cancel()
+	log, err := s.recordUnit(ctx)
+	if err != nil {
+		return "", err
+	}
+	return path, os.WriteFile(path, unitText(log), 0o644)
+}
+
+// recordUnit boots a machine that no network reaches and reads what its firmware measured.
+func (s *Site) recordUnit(ctx context.Context) (log *eventlog.Log, err error) {
+	dir, err := os.MkdirTemp("", "unit") // sockets want short paths
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	c := machineConfig()
+	c.Dir, c.Isolated = dir, true
+	c.TPM = &tpmsim.Config{Dir: filepath.Join(dir, "tpm")}
+	if c.Firmware, err = s.newDisk(dir, dir); err != nil {
+		return nil, err
+	}
+	m, err := vm.Start(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, m.Close()) }()
+	if _, _, err := m.Events.Await(ctx, 0, func(line string) bool { return line != "" }); err != nil {
+		return nil, err
+	}
+	return m.FirmwareLog(ctx)
+}
+
+// unitText is a log in the lines of "sdbox-agent machine": registers, and what the firmware's hold, but for its own boot entries.
+func unitText(log *eventlog.Log) []byte {
+	var b strings.Builder
+	values := log.Replay()
+	for _, index := range attest.Registers() {
+		fmt.Fprintf(&b, "%s\n", reference.PCR{Index: index, Digest: values[index]})
+	}
+	for _, index := range attest.Registers() {
+		if !slices.Contains(reference.ByEvents(), index) {
+			continue
+		}
+		for _, e := range reference.FromLog(index, log).Events {
+			fmt.Fprintf(&b, "%s\n", reference.EventLine(index, e))
+		}
+	}
+	return []byte(b.String())
+}
+
+// machineConfig is what all machines of the house have in common.
+func machineConfig() vm.Config {
+	return vm.Config{Memory: 512, Video: vm.StandardVideo, TPM: &tpmsim.Config{}}
+}
+
+// newDisk puts a disk with the image and firmware with the house's keys into a folder; the paths it returns are those inside.
+func (s *Site) newDisk(dir, inside string) (*vm.Firmware, error) {
+	image, err := os.Open(filepath.Join(s.imageDir(), "sdbox.img"))
+	if err != nil {
+		return nil, err
+	}
+	defer image.Close()
+	disk, err := os.Create(filepath.Join(dir, "disk.img"))
+	if err != nil {
+		return nil, err
+	}
+	if _, err := disk.ReadFrom(image); err != nil {
+		return nil, errors.Join(err, disk.Close())
+	}
+	f := &vm.Firmware{Variables: filepath.Join(inside, "variables.fd"), Disk: filepath.Join(inside, "disk.img")}
+	return f, errors.Join(disk.Close(), vm.MakeVariables(filepath.Join(dir, "variables.fd"), s.secureBoot(), "db"))
+}
+
+// startMachine switches on the machine of a box, inside the box's place.
+func (s *Site) startMachine(ctx context.Context, b *Box) error {
+	dir := b.Place.dir
+	firmware := &vm.Firmware{Variables: filepath.Join(insideDir, "variables.fd"), Disk: filepath.Join(insideDir, "disk.img")}
+	if _, err := os.Stat(filepath.Join(dir, "disk.img")); errors.Is(err, os.ErrNotExist) {
+		if firmware, err = s.newDisk(dir, insideDir); err != nil {
+			return err
+		}
+	}
+	c := machineConfig()
+	c.Dir, c.Inside, c.Firmware = b.Place.Outside(hardwareDir), hardwareDir, firmware
+	c.TPM = &tpmsim.Config{Dir: b.tpmDir, Authority: filepath.Join(filepath.Dir(b.tpmDir), "authority")}
+	c.EventsLog = filepath.Join(s.House.Logs(), b.Serial+".agent.log")
+	c.Run = func(args []string) (vm.Process, error) {
+		return b.Place.Start("qemu", searchPath(), "/usr/bin/qemu-system-x86_64", args...)
+	}
+	m, err := vm.Start(context.WithoutCancel(ctx), c)
+	if err != nil {
+		return err
+	}
+	shown, stop := context.WithCancel(context.Background())
+	b.mu.Lock()
+	b.machine, b.stopShow = m, stop
+	b.mu.Unlock()
+	b.running.Go(func() { _ = m.Show(shown, b.ScreenFile()) }) // it ends with the machine
+	return awaitFile(ctx, b.ScreenFile())
+}
+
+// awaitFile waits until a file is there.
+func awaitFile(ctx context.Context, path string) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if _, err := os.Stat(path); err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %s: %w", path, ctx.Err())
+		case <-tick.C:
+		}
+	}
+}
+
+// dialMachine reaches the card reader of a machine.
+func dialMachine(m *vm.VM) func(context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", m.ReaderSocket())
+	}
+}
