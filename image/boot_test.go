@@ -18,6 +18,7 @@ import (
 	"sdbox/agent/boot"
 	"sdbox/image/disk"
 	"sdbox/image/hardening"
+	"sdbox/image/keys"
 	"sdbox/image/predict"
 	"sdbox/image/uki"
 	"sdbox/internal/lab/vm"
@@ -85,7 +86,20 @@ func TestMachineSaysWhatWasPredicted(t *testing.T) {
 	require.NoError(t, err, string(out))
 	b, err := Build(t.Context(), s, t.TempDir())
 	require.NoError(t, err)
-	keys := filepath.Join(folder, "keys")
+	enrolled := filepath.Join(folder, "keys")
+	t.Run("a byte flipped in any section breaks the signature", func(t *testing.T) {
+		certificate, err := keys.Certificate(filepath.Join(enrolled, "db.pem"))
+		require.NoError(t, err)
+		i, err := uki.Parse(b.UKI)
+		require.NoError(t, err)
+		require.NoError(t, i.Verify(certificate))
+		for _, s := range i.Sections() {
+			s.Data[len(s.Data)/2] ^= 1 // it shares the image's memory
+			require.ErrorIs(t, i.Verify(certificate), uki.ErrUnsigned, s.Name)
+			s.Data[len(s.Data)/2] ^= 1
+		}
+		require.NoError(t, i.Verify(certificate))
+	})
 	t.Run("README.md says how this kernel is hardened", func(t *testing.T) {
 		s := hardening.System{Release: b.Parts.Uname, Config: b.Parts.Config, CommandLine: CommandLine(Production, b.Parts.Profile)}
 		for _, row := range boot.Sysctls() {
@@ -99,7 +113,7 @@ func TestMachineSaysWhatWasPredicted(t *testing.T) {
 	})
 
 	t.Run("with the site's keys, as reference.json says", func(t *testing.T) {
-		got := newMachine(t, b.UKI, keys).registers(t)
+		got := newMachine(t, b.UKI, enrolled).registers(t)
 		require.Len(t, b.Reference.PCRs, 6)
 		for n, want := range b.Reference.PCRs {
 			require.Equal(t, want, got.PCRs[n], "register %s", n)
@@ -119,7 +133,7 @@ func TestMachineSaysWhatWasPredicted(t *testing.T) {
 		}
 	})
 	t.Run("with files dropped beside the image, registers 9, 12 and 13 alone tell", func(t *testing.T) {
-		m := newMachine(t, b.UKI, keys)
+		m := newMachine(t, b.UKI, enrolled)
 		dropFiles(t, m.cfg.Firmware.Disk)
 		got := m.registers(t)
 		require.Contains(t, got.Root, ".extra", "the stub has handed them on")
@@ -138,7 +152,7 @@ func TestMachineSaysWhatWasPredicted(t *testing.T) {
 			at := bytes.Index(b.UKI, i.Section(section)) + len(i.Section(section))/2
 			flipped := bytes.Clone(b.UKI)
 			flipped[at] ^= 1
-			newMachine(t, flipped, keys).boot(t, func(v *vm.VM) *vm.Log { return v.Serial }, func(line string) bool {
+			newMachine(t, flipped, enrolled).boot(t, func(v *vm.VM) *vm.Log { return v.Serial }, func(line string) bool {
 				return strings.Contains(line, "Access Denied")
 			})
 		})

@@ -156,6 +156,7 @@ func TestReferenceIsTheUnitsFirmwareUnderTheImagesRegisters(t *testing.T) {
 
 func TestWrongUseIsTold(t *testing.T) {
 	require.Contains(t, call(t, 2, "flush"), "hint: sdbox-image --help")
+	require.Contains(t, call(t, 1, "hardening", put(t, filepath.Join(t.TempDir(), "config-x"), nil)), "no configuration of a kernel")
 	require.Contains(t, call(t, 1, "inspect", filepath.Join(t.TempDir(), "none")), "no such file")
 	require.Contains(t, call(t, 2, "sign", "x", "--keys", "y", "--key", "PK", "--out", "z"), "must be one of")
 }
