@@ -3,6 +3,7 @@
 package keys
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"io"
@@ -261,18 +262,18 @@ func TestSocketIsReadAcrossCutsAndDialledAgain(t *testing.T) {
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = src.Run(ctx, out) })
 
-	var bytes []byte
+	var sent []byte
 	for _, r := range append(Key(keyA, 1), Key(keyA, 0)...) {
-		bytes = r.Append(bytes)
+		sent = r.Append(sent)
 	}
 	for range 2 {
 		conn, err := listener.Accept()
 		require.NoError(t, err)
 		wg.Go(func() {
-			for i := range bytes { // in the smallest pieces
-				_, _ = conn.Write(bytes[i : i+1])
+			for i := range sent { // in the smallest pieces
+				_, _ = conn.Write(sent[i : i+1])
 			}
-			_, _ = conn.Write(bytes[:7]) // and cut inside an event
+			_, _ = conn.Write(sent[:7]) // and cut inside an event
 			conn.Close()
 		})
 		for _, want := range append(append(Key(keyA, 1), Key(keyA, 0)...), Lost()) {
@@ -348,7 +349,12 @@ func FuzzRaw(f *testing.F) {
 	with(Button(Left, true), Button(Middle, true), Button(Right, true), Button(Left, false), Move(7, 9), Wheel(-2),
 		[]Raw{{Type: 2, Code: relX, Value: 5}, {Type: 2, Code: relY, Value: -5}, {Type: 2, Code: 99, Value: 1}, {Type: 3, Code: 99, Value: 1}, {}})
 	f.Add([]byte("not an event of any kind"))
+	f.Add((&typist{now: time.Hour}).strokes(30, 5*time.Millisecond, 2*time.Millisecond).strokes(30, 90*time.Millisecond, 50*time.Millisecond).b)
 	f.Fuzz(func(t *testing.T, b []byte) {
+		d := device{abs: [2]axis{{-5, 5}, {0, 0}}}
+		read := bytes.Clone(b[:len(b)/RawSize*RawSize])
+		n := d.judge(read)
+		require.True(t, n == len(read) || d.refused && n%RawSize == 0 && ParseRaw((*[RawSize]byte)(read[n-RawSize:])) == TooFast())
 		s := NewState(1920, 1080)
 		down := map[uint32]bool{}
 		for ; len(b) >= RawSize; b = b[RawSize:] {
