@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"image"
 	"os"
 	"time"
 
@@ -46,7 +47,8 @@ func openSafe(language refusal.Lang, whole bool) (*safe, error) {
 func (s *safe) show(v kiosk.View) error {
 	s.around.Now = time.Time{} // no clock: nobody turns it
 	s.kiosk.Draw(s.display.Image(), v, s.around)
-	if err := s.display.Flush(s.display.Image().Bounds()); err != nil {
+	err := errors.Join(s.display.Flush(s.display.Image().Bounds()), s.display.Point(nil, image.Point{}, image.Rectangle{})) // the agent's pointer, too
+	if err != nil {
 		return fmt.Errorf("safe screen: %w", err)
 	}
 	return nil
