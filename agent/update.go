@@ -160,7 +160,7 @@ func (a *Agent) beginUpdate(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	if u.system.Tries >= maxTried && u.system.Tried == hex.EncodeToString(r.Image.SHA256[:]) {
+	if u.system.Tries >= release.MaxTries && u.system.Tried == hex.EncodeToString(r.Image.SHA256[:]) {
 		return release.ErrGivenUp
 	}
 	version := u.system.Version
@@ -183,9 +183,6 @@ func (a *Agent) beginUpdate(ctx context.Context, now time.Time) error {
 	})
 	return nil
 }
-
-// maxTried is how often a release may be started that was never found good.
-const maxTried = 2
 
 // onSystem takes what runs.
 func (a *Agent) onSystem(s boot.System) {

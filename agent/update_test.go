@@ -338,7 +338,7 @@ func TestReleaseThatIsNotForThisBoxIsReportedAndLeftAlone(t *testing.T) {
 		"the same":         {boot.System{Model: "qemu", Version: "2026.11.24"}, nil, ""},
 		"another model":    {boot.System{Model: "intel", Version: "2026.11.20"}, nil, refusal.NotUpdated},
 		"expired":          {boot.System{Model: "qemu", Version: "2026.11.20"}, func(r *release.Release) { r.Expires = time.Now().Add(-time.Hour).Truncate(time.Second) }, refusal.NotUpdated},
-		"tried twice":      {boot.System{Model: "qemu", Version: "2026.11.20", Tried: hex.EncodeToString(append([]byte{7}, make([]byte, 31)...)), Tries: 2}, nil, refusal.NotUpdated},
+		"tried too often":  {boot.System{Model: "qemu", Version: "2026.11.20", Tried: hex.EncodeToString(append([]byte{7}, make([]byte, 31)...)), Tries: release.MaxTries}, nil, refusal.NotUpdated},
 		"signed by others": {boot.System{Model: "qemu", Version: "2026.11.20"}, func(*release.Release) {}, refusal.NotUpdated},
 	} {
 		m := newUpdating(t)

@@ -55,7 +55,7 @@ type boxAdd struct {
 	EK      string   `name:"ek" required:"" help:"SHA-256 of the endorsement key, 64 hexadecimal digits."`
 	Serial  string   `required:"" help:"Serial, such as PARIS-0042."`
 	Country string   `required:"" help:"Where it stands: two capital letters."`
-	Model   string   `default:"sdbox-1" help:"Hardware model: which reference values it is held to."`
+	Model   string   `default:"generic" help:"Hardware profile of its image: which releases it is offered."`
 	Site    string   `help:"Where it stands, for people. Default: the country."`
 	Outer   []string `help:"Address prefixes it may connect from. Default: anywhere."`
 }
@@ -237,7 +237,7 @@ type referenceCmd struct {
 type referenceAdd struct {
 	Note  string `arg:"" type:"existingfile" help:"File with the signed note."`
 	Name  string `help:"Name, for people. Default: name and version of the note."`
-	Model string `default:"sdbox-1" help:"The hardware model it is for."`
+	Model string `default:"generic" help:"The hardware profile it is for."`
 }
 
 // Run stores the note.

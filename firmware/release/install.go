@@ -14,7 +14,7 @@ import (
 // running slot is whole in each case.
 var (
 	ErrTrial    = errors.New("the running system is still on trial")
-	ErrGivenUp  = fmt.Errorf("this release has been tried %d times and never came to a commit", maxTries)
+	ErrGivenUp  = fmt.Errorf("this release has been tried %d times and never came to a commit", MaxTries)
 	ErrTransfer = errors.New("the file is not the one that the release names")
 	ErrBase     = errors.New("the running slot does not hold the image that the delta is from")
 	ErrSize     = errors.New("the image does not fit the slot")
@@ -50,7 +50,7 @@ func (s *Slots) install(r Release, from string, in io.Reader, progress func(done
 	switch {
 	case state.Trial:
 		return ErrTrial
-	case tries > maxTries:
+	case tries > MaxTries:
 		return ErrGivenUp
 	case from != "" && base.Size == 0:
 		return fmt.Errorf("%w: no delta from %.64q", ErrTransfer, from)

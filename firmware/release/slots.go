@@ -72,8 +72,10 @@ const (
 	loaderVendor = "-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f" // systemd.io/BOOT_LOADER_INTERFACE
 	trialName    = "SdboxTrial-5d0bc0de-5d0a-4d0b-8e1f-0a5f0b1d2c3e"
 	maxOrder     = 256
-	maxTries     = 3
 )
+
+// MaxTries is how often a release is started that does not come to a commit.
+const MaxTries = 3
 
 // Slots are the two slots of the machine that this program runs on. Not safe for concurrent use.
 //

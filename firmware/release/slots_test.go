@@ -79,7 +79,7 @@ func TestReleaseThatNeverComesToACommitIsGivenUp(t *testing.T) {
 	old, image := picture(1, imageSize), picture(2, imageSize)
 	u, m := updateOf(t, image, old), newMachine(old)
 	settled(t, m)
-	for range maxTries {
+	for range MaxTries {
 		require.NoError(t, u.installDelta(m))
 		runsOneOf(t, m, image)
 		runsOneOf(t, m, old)

@@ -72,7 +72,7 @@ func (c *Console) retireRelease(r *http.Request) (any, error) {
 // explainRelease says what to do about a release that was not taken.
 func explainRelease(err error) error {
 	for sentinel, next := range map[error]string{
-		releases.ErrNote:    "sdbox-image release makes one; the release keys are those of this gateway's configuration",
+		releases.ErrNote:    "sdbox-image release make and release sign make one; the release keys are those of this gateway's configuration",
 		releases.ErrFile:    "the files are those that were made with the signed note",
 		releases.ErrMissing: "sdboxctl release add NOTE FILE... hands in what is missing",
 		releases.ErrMany:    "sdboxctl release retire ends one that no box needs any more",

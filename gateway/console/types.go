@@ -11,7 +11,7 @@ type Box struct {
 	Serial  string   `json:"serial"`
 	EK      string   `json:"ek"`      // SHA-256 of the endorsement key's TPMT_PUBLIC: which machine
 	Country string   `json:"country"` // ISO 3166-1 alpha-2 of the place the box is registered at
-	Model   string   `json:"model"`   // hardware model: which reference values it is held to
+	Model   string   `json:"model"`   // hardware model: which releases it is offered
 	Site    string   `json:"site"`    // where it stands, for people
 	Outer   []string `json:"outer"`   // address prefixes the box may connect from; empty = anywhere
 

@@ -22,6 +22,9 @@ import (
 // Operator is the login name of the lab's operator.
 const Operator = "olga"
 
+// boxModel is the hardware profile that the boxes' images are for.
+const boxModel = "qemu"
+
 // startTimeout is how long a program of the lab may take to answer.
 const startTimeout = 20 * time.Second
 
@@ -101,7 +104,7 @@ func (s *Site) startGateway(ctx context.Context) error {
 	}
 	for _, b := range s.Boxes {
 		ek := b.TPM.EKHash()
-		if _, err := s.Ctl(ctx, "box", "add", "--ek", hex.EncodeToString(ek[:]), "--serial", b.Serial, "--country", b.Country, "--site", "Amsterdam"); err != nil {
+		if _, err := s.Ctl(ctx, "box", "add", "--ek", hex.EncodeToString(ek[:]), "--serial", b.Serial, "--country", b.Country, "--site", "Amsterdam", "--model", boxModel); err != nil {
 			return err
 		}
 	}
