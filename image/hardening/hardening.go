@@ -110,11 +110,17 @@ func (s System) options() (map[string]*answered, error) {
 		if err != nil {
 			return nil, fmt.Errorf("hardening: %s: %w", o.name, err)
 		}
+		switch { // a guard of what this kernel does not have
+		case strings.Contains(o.name, "MODULE") && config["MODULES"] == "":
+			by = "there being no modules"
+		case strings.Contains(o.name, "DEVMEM") && config["DEVMEM"] == "":
+			by = "there being no /dev/mem"
+		}
 		if by != "" {
 			a.otherwise = append(a.otherwise, fmt.Sprintf("%s by %s", o.name, by))
 			continue
 		}
-		a.open = append(a.open, fmt.Sprintf("%s is %s: %s", o.name, have, o.answer))
+		a.open = append(a.open, strings.TrimSuffix(fmt.Sprintf("%s is %s: %s", o.name, have, o.answer), ": "))
 	}
 	return all, nil
 }
@@ -133,9 +139,6 @@ func (s System) by(answer string) (string, error) {
 			return "", fmt.Errorf("PID 1 does not write %s", name)
 		}
 		return fmt.Sprintf("`%s=%s`", name, s.Settings[i].Value), nil
-	}
-	if answer == "" {
-		return "", fmt.Errorf("the kernel has another value, and nothing answers")
 	}
 	return "", nil
 }

@@ -45,11 +45,10 @@ func TestKernelWithAllThatIsAskedLeavesNothing(t *testing.T) {
 // What another answer stands on is looked up: taken away, there is no table.
 func TestAnswerThatIsNotThereIsAnError(t *testing.T) {
 	for says, change := range map[string]func(*System){
-		"no configuration":                     func(s *System) { s.Config = nil },
-		"no reason for quiet-er":               func(s *System) { s.CommandLine += " quiet-er" },
-		"MODULE_SIG_FORCE: the command line":   func(s *System) { s.unset("MODULE_SIG_FORCE"); s.CommandLine = "quiet" },
-		"KEXEC: PID 1 does not write":          func(s *System) { s.Config = append(s.Config, "CONFIG_KEXEC=y\n"...); s.Settings = nil },
-		"STRICT_KERNEL_RWX: the kernel has an": func(s *System) { s.unset("STRICT_KERNEL_RWX") },
+		"no configuration":                   func(s *System) { s.Config = nil },
+		"no reason for quiet-er":             func(s *System) { s.CommandLine += " quiet-er" },
+		"MODULE_SIG_FORCE: the command line": func(s *System) { s.unset("MODULE_SIG_FORCE"); s.CommandLine = "quiet" },
+		"KEXEC: PID 1 does not write":        func(s *System) { s.Config = append(s.Config, "CONFIG_KEXEC=y\n"...); s.Settings = nil },
 	} {
 		s := whole()
 		change(&s)
@@ -58,10 +57,14 @@ func TestAnswerThatIsNotThereIsAnError(t *testing.T) {
 	}
 	s := whole()
 	s.unset("DEBUG_SG")
+	s.unset("VMAP_STACK")
+	s.unset("STRICT_DEVMEM")
+	s.unset("STRICT_MODULE_RWX")
 	text, err := Text(s)
 	require.NoError(t, err)
 	require.Contains(t, text, "| R16 | kernel options: data structures | **part** |")
-	require.Contains(t, text, "DEBUG_SG is n: Debian leaves it off")
+	require.Contains(t, text, "DEBUG_SG is n: likewise")
+	require.Contains(t, text, "STRICT_MODULE_RWX by there being no modules, STRICT_DEVMEM by there being no /dev/mem | VMAP_STACK is n |")
 }
 
 func (s *System) unset(option string) {
