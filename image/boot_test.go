@@ -101,7 +101,7 @@ func TestMachineSaysWhatWasPredicted(t *testing.T) {
 		require.NoError(t, i.Verify(certificate))
 	})
 	t.Run("README.md says how this kernel is hardened", func(t *testing.T) {
-		s := hardening.System{Release: b.Parts.Uname, Config: b.Parts.Config, CommandLine: CommandLine(Production, b.Parts.Profile)}
+		s := hardening.System{Release: b.Parts.Uname, Config: b.Parts.Config, CommandLine: CommandLine(Production, b.Parts.Profile, b.Parts.Config)}
 		for _, row := range boot.Sysctls() {
 			s.Settings = append(s.Settings, hardening.Setting(row))
 		}

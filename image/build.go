@@ -86,7 +86,7 @@ func sign(s Spec, p *Parts, pair keys.Pair) ([]byte, error) {
 		return nil, err
 	}
 	raw, err := uki.Assemble(uki.Spec{
-		Stub: p.Stub, OSRelease: []byte(p.OSRelease), CommandLine: CommandLine(s.Form, p.Profile), Uname: p.Uname, Linux: p.Kernel, Initrd: initrd.Bytes(), Built: s.Built,
+		Stub: p.Stub, OSRelease: []byte(p.OSRelease), CommandLine: CommandLine(s.Form, p.Profile, p.Config), Uname: p.Uname, Linux: p.Kernel, Initrd: initrd.Bytes(), Built: s.Built,
 	})
 	if err != nil {
 		return nil, err

@@ -46,7 +46,7 @@ func (c *hardeningCmd) Run(out io.Writer) error {
 }
 
 func hardeningText(release string, config []byte, profile initramfs.Profile) (string, error) {
-	s := hardening.System{Release: release, Config: config, CommandLine: image.CommandLine(image.Production, profile)}
+	s := hardening.System{Release: release, Config: config, CommandLine: image.CommandLine(image.Production, profile, config)}
 	for _, row := range boot.Sysctls() {
 		s.Settings = append(s.Settings, hardening.Setting(row))
 	}
