@@ -150,6 +150,7 @@ func TestKeyboardThatTypesAsNoPersonDoesIsRefused(t *testing.T) {
 		"a slow barcode reader":         {from().strokes(14, 40*ms, 8*ms), true},
 		"a stick that types":            {from().strokes(200, 2*ms, 1*ms), true},
 		"one that holds its keys long":  {from().strokes(200, 21*ms, 20*ms), true},
+		"kept while the machine stood":  {from().strokes(20, 60*ms, 30*ms).strokes(8, 16*ms, 8*ms).strokes(3, 60*ms, 30*ms).strokes(8, 16*ms, 8*ms).strokes(20, 60*ms, 30*ms), false},
 		"two slow, then a burst":        {from().strokes(2, 500*ms, 90*ms).strokes(14, 10*ms, 5*ms), true},
 	} {
 		t.Run(name, func(t *testing.T) {
