@@ -131,7 +131,7 @@ func (d *devices) handle(e uevent) {
 	if !tell {
 		return
 	}
-	if err := d.events.rebroadcast(e); err != nil {
+	if err := d.events.rebroadcast(e.outliving()); err != nil {
 		d.log.Error("device", "err", err)
 	}
 }

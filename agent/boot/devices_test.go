@@ -191,6 +191,21 @@ func TestUdevsFormIsLibudevs(t *testing.T) {
 	}
 }
 
+func TestInterfaceThatWentIsTheControllers(t *testing.T) {
+	for path, want := range map[string]string{
+		"/devices/pci0000:00/0000:00:03.0/usb1/1-3/1-3:1.0":       "/devices/pci0000:00/0000:00:03.0/usb1/1-3:1.0",
+		"/devices/pci0000:00/0000:00:03.0/usb1/1-3/1-3.1/1-3.1:1": "/devices/pci0000:00/0000:00:03.0/usb1/1-3.1:1",
+		"/devices/platform/usbhost/1-3/1-3:1.0":                   "/devices/platform/usbhost/1-3/1-3:1.0",
+	} {
+		for action, want := range map[string]string{"remove": want, "add": path} {
+			raw := action + "@" + path + "\x00ACTION=" + action + "\x00DEVPATH=" + path + "\x00SUBSYSTEM=usb\x00DEVTYPE=usb_interface\x00"
+			e, err := parseUevent([]byte(raw))
+			require.NoError(t, err)
+			require.Contains(t, string(e.outliving().udev()), "\x00DEVPATH="+want+"\x00")
+		}
+	}
+}
+
 func FuzzUevent(f *testing.F) {
 	good := "add@/devices/x\x00ACTION=add\x00DEVPATH=/devices/x\x00SUBSYSTEM=usb\x00DEVNAME=bus/usb/001/002\x00"
 	for _, s := range []string{
@@ -207,6 +222,6 @@ func FuzzUevent(f *testing.F) {
 		}
 		require.True(t, strings.HasPrefix(filepath.Join("/sys", e.devpath), "/sys"))
 		require.True(t, strings.HasPrefix(filepath.Join("/dev", e.values["DEVNAME"]), "/dev"))
-		require.True(t, bytes.HasPrefix(e.udev(), []byte("libudev\x00")))
+		require.True(t, bytes.HasPrefix(e.outliving().udev(), []byte("libudev\x00")))
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"strings"
 
@@ -70,6 +71,25 @@ func below(path string) bool {
 		}
 	}
 	return true
+}
+
+// outliving is the event as listeners can still make sense of it. pcscd asks for the device that an interface was part of
+// (hotplug_libudev.c, HPRemoveDevice), which is most often gone too when it hears, and then keeps the reader for ever: such an interface
+// is told of as one of the controller's, which stays. Its name, by which pcscd knows it, is the same.
+func (e uevent) outliving() uevent {
+	if e.action != "remove" || e.values["DEVTYPE"] != "usb_interface" {
+		return e
+	}
+	parts := strings.Split(e.devpath, "/")
+	for i, part := range parts {
+		if number, is := strings.CutPrefix(part, "usb"); is && number != "" && strings.Trim(number, "0123456789") == "" {
+			e.devpath = strings.Join(append(parts[:i+1:i+1], parts[len(parts)-1]), "/")
+			e.values = maps.Clone(e.values)
+			e.values["DEVPATH"] = e.devpath
+			return e
+		}
+	}
+	return e
 }
 
 // udev makes libudev's form of the event: a header by which listeners filter, and the properties. DEVNAME becomes a path.

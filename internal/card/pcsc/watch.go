@@ -141,6 +141,7 @@ func (w *Watcher) states(ctx context.Context, sc *scard.Context) ([]scard.Reader
 		if here[name] {
 			continue
 		}
+		w.log.Info("card reader went", "reader", name)
 		delete(w.known, name)
 		if s.present {
 			w.send(ctx, Event{Reader: name, Count: s.count})
@@ -152,7 +153,10 @@ func (w *Watcher) states(ctx context.Context, sc *scard.Context) ([]scard.Reader
 // compare turns the new state of one reader into events: a card left, a card came, or both.
 func (w *Watcher) compare(ctx context.Context, s scard.ReaderState) {
 	w.seen.Store(true)
-	old := w.known[s.Reader]
+	old, known := w.known[s.Reader]
+	if !known {
+		w.log.Info("card reader came", "reader", s.Reader)
+	}
 	now := slot{
 		state:   s.EventState &^ scard.StateChanged,
 		present: s.EventState&scard.StatePresent != 0,
