@@ -61,6 +61,10 @@ func folders() []folder {
 	return []folder{
 		{"/run/pcscd", 0o710, UserCard, UserAgent}, // pcscd's socket: the agent may reach it, nobody else
 		{"/run/net", 0o755, 0, 0},
+		// libudev listens to no device events where there seems to be no udev: it asks for this name, or for /proc/self/mountinfo, which
+		// pcscd may not read. Without events a reader is seen only if it was there when pcscd looked first.
+		{"/run/udev", 0o755, 0, 0},
+		{"/run/udev/control", 0o755, 0, 0},
 	}
 }
 
