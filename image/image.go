@@ -190,7 +190,7 @@ func (s *Spec) settings(profile initramfs.Profile) (map[string][]byte, error) {
 	for name, value := range map[string]any{
 		"boot.toml": table{
 			"profile": s.Profile, "form": s.Form, "domain": s.Site.Domain, "version": s.Version, "model": s.Profile,
-			"built": s.Built.UTC().Truncate(time.Second), "events": s.Site.Events,
+			"built": s.Built.UTC().Truncate(time.Second), "events": s.Site.Events, "language": s.Site.Language,
 			"usb": table{"hubs": profile.Hubs}, "watchdog": table{"seconds": watchdogSeconds},
 			"release": table{"minimum": cmp.Or(s.Site.Release.Minimum, s.Version)},
 		},

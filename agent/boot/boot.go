@@ -110,15 +110,6 @@ func (m *machine) loadModules(ctx context.Context, look func()) error {
 
 // harden closes what was open for the start. It runs when the last module is in.
 func (m *machine) harden() error {
-	if err := mountAll(lateMounts()); err != nil {
-		return err
-	}
-	switch enrolled, err := enrol(efivar.Open(efivar.Mounted), enrolment); {
-	case err != nil:
-		m.log.Warn("the firmware refuses the site's keys", "err", err)
-	case enrolled:
-		return fmt.Errorf("the firmware has the site's keys: %w", errRestart)
-	}
 	missing, err := applyAll(Sysctls(), "/proc/sys")
 	if err != nil {
 		return err
@@ -136,6 +127,35 @@ func (m *machine) harden() error {
 		return err
 	}
 	m.step("hardened")
+	return nil
+}
+
+// firmwareWait is how long the firmware's variables are left alone for what a person waits for: to read them all can hold the whole
+// machine up for seconds, for they are the firmware's to give.
+const firmwareWait = 10 * time.Second
+
+// openFirmware brings the firmware's variables where releases need them, and gives a firmware in setup mode the site's keys.
+func (m *machine) openFirmware(ctx context.Context) error {
+	if _, err := os.Stat(enrolment); errors.Is(err, os.ErrNotExist) {
+		wait := time.NewTimer(firmwareWait)
+		defer wait.Stop()
+		select {
+		case <-wait.C:
+		case <-m.healthy:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	if err := mountAll(lateMounts()); err != nil {
+		return err
+	}
+	m.step("firmware")
+	switch enrolled, err := enrol(efivar.Open(efivar.Mounted), enrolment); {
+	case err != nil:
+		m.log.Warn("the firmware refuses the site's keys", "err", err)
+	case enrolled:
+		return fmt.Errorf("the firmware has the site's keys: %w", errRestart)
+	}
 	return nil
 }
 

@@ -49,8 +49,10 @@ type machine struct {
 	replug   atomic.Bool // a monitor was plugged in or out; set beside the loop
 	events   chan Event  // of the rooms beside the loop, for the agent
 	hardened chan error
-	faults   chan error  // what PID 1 cannot go on without
-	drills   chan string // in an image of the form dev
+	firmware chan error    // its variables can be read, if there are any
+	healthy  chan struct{} // the agent has reached the centre
+	faults   chan error    // what PID 1 cannot go on without
+	drills   chan string   // in an image of the form dev
 }
 
 // errRestart is the end of PID 1's loop that starts the machine again.
@@ -79,6 +81,9 @@ func (m *machine) live(ctx context.Context) error {
 			err = m.harden()
 		}
 		m.hardened <- err
+		if err == nil {
+			m.firmware <- m.openFirmware(ctx)
+		}
 		return nil
 	})
 	err := m.loop(ctx, ended)
@@ -92,6 +97,7 @@ func (m *machine) prepare(ctx context.Context) {
 	m.requests, m.again, m.events = make(chan heard), make(chan Role), make(chan Event, 16)
 	m.releases = newInstaller(m.log, m.settings, ReleaseKeys, efivar.Open(efivar.Mounted), m.tell, func(e Event) { m.say(ctx, e) })
 	m.looks, m.hardened, m.loaded = make(chan struct{}, 1), make(chan error, 1), make(chan struct{})
+	m.firmware, m.healthy = make(chan error, 1), make(chan struct{}, 1)
 	m.faults, m.drills = make(chan error, 1), make(chan string)
 }
 
@@ -152,8 +158,9 @@ func (m *machine) loop(ctx context.Context, ended <-chan os.Signal) error {
 				err = fmt.Errorf("harden: %w", err)
 				break
 			}
-			m.releases.ready = true
 			err = m.people(ctx) // without a display, too: it may come
+		case err = <-m.firmware:
+			m.releases.ready = true
 		case err = <-m.faults:
 		case line := <-m.drills:
 			m.drill(line)

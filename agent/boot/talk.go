@@ -146,6 +146,12 @@ func (m *machine) onRequest(h heard) error {
 		m.kept = *r.Keep
 	case r.Healthy != "":
 		m.releases.healthy(r.Healthy)
+		if r.Healthy == TunnelUp {
+			select {
+			case m.healthy <- struct{}{}:
+			default: // it was said before
+			}
+		}
 	case r.Install != nil && len(h.packet.files) == 1:
 		m.releases.install(*r.Install, h.packet.files[0])
 		h.packet.files[0] = nil // it has another owner now

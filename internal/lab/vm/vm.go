@@ -82,6 +82,7 @@ type VM struct {
 	dumping sync.Mutex
 
 	fingerPort net.Conn
+	eventsPort net.Conn
 	touching   sync.Mutex // one finger at a time
 	typing     sync.Mutex // one row of events at a time
 
@@ -149,7 +150,7 @@ func (v *VM) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	v.monitor, v.fingerPort = newQMP(conns[0], v.Told), conns[3]
+	v.monitor, v.eventsPort, v.fingerPort = newQMP(conns[0], v.Told), conns[2], conns[3]
 	v.running.Go(v.monitor.read)
 	v.running.Go(func() { _ = v.Serial.read(conns[1]) })
 	v.running.Go(func() { _ = v.Events.read(conns[2]) })
@@ -229,6 +230,9 @@ func (v *VM) ReaderSocket() string { return filepath.Join(v.cfg.Dir, readerSocke
 
 // Finger is the host's end of the port FingerPort.
 func (v *VM) Finger() io.Writer { return v.fingerPort }
+
+// Drills is the host's end of the port EventsPort, by which an image of the form dev takes drills.
+func (v *VM) Drills() io.Writer { return v.eventsPort }
 
 // Close switches the machine off as if it lost power, and waits until everything of it is gone. Files stay.
 func (v *VM) Close() error {
