@@ -28,13 +28,13 @@ import (
 // configuration: what it was built without needs no word, and it would hand one it does not know to PID 1.
 func CommandLine(form string, p initramfs.Profile, config []byte) string {
 	words := []string{
-		"quiet", "loglevel=3", "panic=-1", "oops=panic", "lockdown=confidentiality",
+		"quiet", "loglevel=3", "panic=-1", "oops=panic", "lockdown=confidentiality", "module.sig_enforce=1",
 		"init_on_alloc=1", "init_on_free=1", "slab_nomerge", "page_alloc.shuffle=1", "randomize_kstack_offset=on", "pti=on",
 		"proc_mem.force_override=never", "bdev_allow_write_mounted=0",
 		"intel_iommu=on", "amd_iommu=force_isolation", "iommu.strict=1", "efi=disable_early_pci_dma",
 	}
 	for _, w := range []struct{ option, word string }{
-		{"MODULES", "module.sig_enforce=1"}, {"X86_VSYSCALL_EMULATION", "vsyscall=none"}, {"IA32_EMULATION", "ia32_emulation=0"}, {"DEBUG_FS", "debugfs=off"},
+		{"X86_VSYSCALL_EMULATION", "vsyscall=none"}, {"IA32_EMULATION", "ia32_emulation=0"}, {"DEBUG_FS", "debugfs=off"},
 	} {
 		if bytes.Contains(config, []byte("\nCONFIG_"+w.option+"=y\n")) {
 			words = append(words, w.word)
