@@ -106,15 +106,9 @@ func (s System) options() (map[string]*answered, error) {
 			a.asked = append(a.asked, o.asked())
 			continue
 		}
-		by, err := s.by(o.answer)
+		by, err := s.by(o, config)
 		if err != nil {
 			return nil, fmt.Errorf("hardening: %s: %w", o.name, err)
-		}
-		switch { // a guard of what this kernel does not have
-		case strings.Contains(o.name, "MODULE") && config["MODULES"] == "":
-			by = "there being no modules"
-		case strings.Contains(o.name, "DEVMEM") && config["DEVMEM"] == "":
-			by = "there being no /dev/mem"
 		}
 		if by != "" {
 			a.otherwise = append(a.otherwise, fmt.Sprintf("%s by %s", o.name, by))
@@ -125,15 +119,22 @@ func (s System) options() (map[string]*answered, error) {
 	return all, nil
 }
 
-// by is the word or setting that an answer refers to, which must be there.
-func (s System) by(answer string) (string, error) {
-	if word, is := strings.CutPrefix(answer, "cmd:"); is {
+// by is what answers in another way: that this kernel does not have what the option guards, or the word or setting that the table refers
+// to, which must be there.
+func (s System) by(o option, config map[string]string) (string, error) {
+	switch {
+	case strings.Contains(o.name, "MODULE") && config["MODULES"] == "":
+		return "there being no modules", nil
+	case strings.Contains(o.name, "DEVMEM") && config["DEVMEM"] == "":
+		return "there being no /dev/mem", nil
+	}
+	if word, is := strings.CutPrefix(o.answer, "cmd:"); is {
 		if !slices.Contains(strings.Fields(s.CommandLine), word) {
 			return "", fmt.Errorf("the command line lacks %s", word)
 		}
 		return "`" + word + "`", nil
 	}
-	if name, is := strings.CutPrefix(answer, "sysctl:"); is {
+	if name, is := strings.CutPrefix(o.answer, "sysctl:"); is {
 		i := slices.IndexFunc(s.Settings, func(t Setting) bool { return t.Name == name })
 		if i < 0 {
 			return "", fmt.Errorf("PID 1 does not write %s", name)

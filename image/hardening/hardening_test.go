@@ -45,10 +45,14 @@ func TestKernelWithAllThatIsAskedLeavesNothing(t *testing.T) {
 // What another answer stands on is looked up: taken away, there is no table.
 func TestAnswerThatIsNotThereIsAnError(t *testing.T) {
 	for says, change := range map[string]func(*System){
-		"no configuration":                   func(s *System) { s.Config = nil },
-		"no reason for quiet-er":             func(s *System) { s.CommandLine += " quiet-er" },
-		"MODULE_SIG_FORCE: the command line": func(s *System) { s.unset("MODULE_SIG_FORCE"); s.CommandLine = "quiet" },
-		"KEXEC: PID 1 does not write":        func(s *System) { s.Config = append(s.Config, "CONFIG_KEXEC=y\n"...); s.Settings = nil },
+		"no configuration":       func(s *System) { s.Config = nil },
+		"no reason for quiet-er": func(s *System) { s.CommandLine += " quiet-er" },
+		"MODULE_SIG_FORCE: the command line": func(s *System) {
+			s.Config = append(s.Config, "CONFIG_MODULES=y\n"...)
+			s.unset("MODULE_SIG_FORCE")
+			s.CommandLine = "quiet"
+		},
+		"KEXEC: PID 1 does not write": func(s *System) { s.Config = append(s.Config, "CONFIG_KEXEC=y\n"...); s.Settings = nil },
 	} {
 		s := whole()
 		change(&s)
