@@ -98,7 +98,7 @@ func (s shape) decode(file []byte, size int64, base io.ReaderAt, baseSize int64,
 	}
 	defer decoder.Close()
 	in := bytes.NewReader(file)
-	var content, block, old []byte
+	var content, made, old []byte
 	for at := int64(0); at < size; at += s.block {
 		frame, err := nextFrame(in)
 		if err != nil {
@@ -108,16 +108,17 @@ func (s shape) decode(file []byte, size int64, base io.ReaderAt, baseSize int64,
 		if content, err = decoder.DecodeAll(frame, content[:0]); err != nil {
 			return fmt.Errorf("%w: %w", ErrCorrupt, err)
 		}
-		block = content
+		block := content
 		if base != nil {
 			from, to := s.span(at, baseSize)
 			old = slices.Grow(old[:0], int(to-from))[:to-from]
 			if _, err := io.ReadFull(io.NewSectionReader(base, from, to-from), old); err != nil {
 				return fmt.Errorf("read the running slot: %w", err)
 			}
-			if block, err = patch(content, old, int(at-from), int(want)); err != nil {
+			if made, err = patch(content, old, int(at-from), int(want), made); err != nil {
 				return err
 			}
+			block = made
 		}
 		if int64(len(block)) != want {
 			return fmt.Errorf("%w: a block of %d bytes, want %d", ErrCorrupt, len(block), want)

@@ -157,9 +157,9 @@ func FuzzPatch(f *testing.F) {
 	f.Add([]byte{1, 0, 100, 1, 2, 90, 9, 2, 2, 1, 1, 1, 1})
 	f.Add([]byte{200, 1, 0, 30, 0x80})
 	f.Fuzz(func(t *testing.T, changes []byte) {
-		if block, err := patch(changes, old, 0, 4<<10); err == nil {
+		if block, err := patch(changes, old, 0, 4<<10, nil); err == nil {
 			require.Len(t, block, 4<<10)
-			again, err := patch(diff(block, old, 0), old, 0, 4<<10)
+			again, err := patch(diff(block, old, 0), old, 0, 4<<10, nil)
 			require.NoError(t, err)
 			require.Equal(t, block, again)
 		}

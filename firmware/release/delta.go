@@ -177,8 +177,9 @@ func (a anchors) slot(b []byte) uint64 {
 
 func (a anchors) find(b []byte) int { return int(a.at[a.slot(b)]) }
 
-// patch makes a block of this length from its differences to an old image, of which base is the block's own place.
-func patch(changes, old []byte, base, length int) ([]byte, error) {
+// patch makes a block of this length from its differences to an old image, of which base is the block's own place. The block lies in
+// into's memory if there is enough.
+func patch(changes, old []byte, base, length int, into []byte) ([]byte, error) {
 	in := &cursor{rest: changes}
 	pieces, sum := in.pieces(len(old), base, length)
 	count := in.number(sum)
@@ -190,7 +191,7 @@ func patch(changes, old []byte, base, length int) ([]byte, error) {
 	if in.failed || len(in.rest) != length-sum {
 		return nil, fmt.Errorf("%w: a block's differences cannot be read", ErrCorrupt)
 	}
-	block, literal := make([]byte, 0, length), in.rest
+	block, literal := slices.Grow(into[:0], length), in.rest
 	for _, p := range pieces {
 		before := p.at - len(block)
 		block = append(append(block, literal[:before]...), old[p.old:p.old+p.length]...)
