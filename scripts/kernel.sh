@@ -24,7 +24,7 @@ if [ -n "$lost$kept" ]; then
 fi
 # Nothing of the machine that builds, nor of the hour, gets into the kernel.
 export KBUILD_BUILD_USER=sdbox KBUILD_BUILD_HOST=sdbox KBUILD_BUILD_TIMESTAMP="2026-11-24 00:00:00 UTC" KBUILD_BUILD_VERSION=1
-echo "building Linux $(make -s kernelrelease)"
+echo "building the kernel of $(basename "$deb")"
 make -s -j"$(nproc)" bzImage
 rm -rf "$out"
 mkdir -p "$out"
