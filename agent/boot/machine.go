@@ -170,7 +170,7 @@ func (m *machine) loop(ctx context.Context, ended <-chan os.Signal) error {
 			delete(m.running, role)
 			err = m.start(ctx, role)
 		case h := <-m.requests:
-			err = m.onRequest(h)
+			err = m.onRequest(ctx, h)
 		case e := <-m.events:
 			m.tell(e)
 		case fault := <-m.releases.ending:
@@ -268,10 +268,6 @@ func (m *machine) onExit(ctx context.Context, e exit) error {
 	row := rules()[e.role]
 	m.running[e.role] = nil
 	m.log.Warn("ended", "role", string(e.role), "how", e.String(), "lived_ms", e.lived.Milliseconds())
-	if e.role == RoleAgent && m.agent != nil {
-		m.agent.conn.Close()
-		m.agent = nil
-	}
 	if row.cover {
 		m.cover()
 	}
@@ -283,6 +279,9 @@ func (m *machine) onExit(ctx context.Context, e exit) error {
 	wait, reboot := r.ended(row, time.Now(), e.asked)
 	if reboot {
 		return fmt.Errorf("%s ended %d times in %v: %w", e.role, row.most, row.within, errRestart)
+	}
+	if e.role == RoleAgent {
+		return m.agentEnded(ctx)
 	}
 	m.startAfter(ctx, e.role, wait)
 	return nil

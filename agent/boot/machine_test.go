@@ -91,10 +91,10 @@ func testAgent() error {
 	if err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintln(os.Stderr, string(text)); err != nil {
+	if err := client.Keep([]byte("held")); err != nil {
 		return err
 	}
-	if err := client.Keep([]byte("held")); err != nil {
+	if _, err := fmt.Fprintln(os.Stderr, string(text)); err != nil {
 		return err
 	}
 	for range time.Tick(100 * time.Millisecond) {

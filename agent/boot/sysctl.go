@@ -80,7 +80,12 @@ const modulesDisabled = "kernel.modules_disabled"
 // apply writes one setting under root, normally /proc/sys.
 func (s Sysctl) apply(root string) error {
 	path := filepath.Join(root, strings.ReplaceAll(s.Name, ".", "/"))
-	if err := os.WriteFile(path, []byte(s.Value+"\n"), 0); err != nil {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0) // not made: a kernel that lacks it says so
+	if err == nil {
+		_, err = f.WriteString(s.Value + "\n")
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
 		return fmt.Errorf("kernel setting %s: %w", s.Name, err)
 	}
 	return nil

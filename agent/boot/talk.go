@@ -20,6 +20,8 @@ type talk struct {
 	child  *child
 	beat   time.Time
 	beaten bool
+	silent bool // nothing more comes from it
+	dead   bool // its process has ended
 }
 
 // heard is a request of an agent; of one that is no longer the agent it is dropped. An err ends the conversation.
@@ -43,7 +45,10 @@ func (m *machine) startAgent(ctx context.Context) error {
 	t := &talk{conn: own, child: c, beat: time.Now()}
 	m.running[RoleAgent], m.agent = c, t
 	m.step("started agent")
-	go m.listen(ctx, t) // ends with the socket, which onExit closes
+	m.beside.Go(func() error {
+		m.listen(ctx, t) // ends with the socket
+		return nil
+	})
 	start := Event{Start: &Start{Kept: m.kept}}
 	if m.safe != nil {
 		g, f := m.safe.hand()
@@ -55,6 +60,23 @@ func (m *machine) startAgent(ctx context.Context) error {
 		m.tell(e)
 	}
 	return nil
+}
+
+// agentEnded starts the next agent when the last one's process has ended and all it said has been heard: what it gave to be kept last
+// counts.
+func (m *machine) agentEnded(ctx context.Context) error {
+	m.agent.dead = true
+	return m.nextAgent(ctx)
+}
+
+func (m *machine) nextAgent(ctx context.Context) error {
+	if !m.agent.dead || !m.agent.silent {
+		return nil
+	}
+	_ = m.agent.conn.Close() // nobody is at the other end
+	m.agent = nil
+	delete(m.running, RoleAgent)
+	return m.start(ctx, RoleAgent)
 }
 
 // listen hands the loop what one agent asks.
@@ -99,7 +121,7 @@ func (m *machine) tell(e Event) {
 	default:
 		m.told[kind] = e
 	}
-	if m.agent == nil {
+	if m.agent == nil || m.agent.dead {
 		return
 	}
 	_ = m.agent.conn.SetWriteDeadline(time.Now().Add(lookEvery))
@@ -126,17 +148,20 @@ func (e Event) kind() string {
 }
 
 // onRequest does what the agent asks.
-func (m *machine) onRequest(h heard) error {
+func (m *machine) onRequest(ctx context.Context, h heard) error {
 	defer closeAll(h.packet.files)
 	if h.from != m.agent {
 		return nil
 	}
 	r := h.packet.message
 	switch {
-	case errors.Is(h.err, io.EOF), errors.Is(h.err, unix.ECONNRESET): // it has ended, or is about to
 	case h.err != nil:
-		m.log.Warn("the agent speaks against the rules", "err", h.err)
-		m.nursery.end(h.from.child, unix.SIGKILL)
+		if !errors.Is(h.err, io.EOF) && !errors.Is(h.err, unix.ECONNRESET) {
+			m.log.Warn("the agent speaks against the rules", "err", h.err)
+			m.nursery.end(h.from.child, unix.SIGKILL)
+		}
+		h.from.silent = true
+		return m.nextAgent(ctx)
 	case r.Beat:
 		h.from.beat, h.from.beaten = time.Now(), true
 	case r.Keep != nil && len(*r.Keep) > maxKept:
