@@ -35,7 +35,7 @@ import (
 const cache = "../build/cache"
 
 // testLock is the lock that "make test" makes first: what the mirror has today. Without it the tests take the one of the tree.
-func testLock(t *testing.T) packages.Lock {
+func testLock(t testing.TB) packages.Lock {
 	f, err := os.Open("../build/packages.lock")
 	if errors.Is(err, fs.ErrNotExist) {
 		l, err := Lock()
@@ -69,7 +69,7 @@ func TestMain(m *testing.M) {
 }
 
 // site makes a folder with all an image is made of but the packages: anchors, keys and an agent; site.toml names them.
-func site(t *testing.T) string {
+func site(t testing.TB) string {
 	dir := t.TempDir()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
