@@ -85,6 +85,7 @@ type Agent struct {
 	said     refusal.Refusal   // the last refusal, what the screen says in Stopped and Closed
 	reason   string            // the operator's own words beside it
 	network  boot.NetworkState // by PID 1; "" where there is none
+	unread   unread            // since when there is no card reader
 	owed     []refusal.Refusal // what was read here while the centre could not be told
 	update   updating
 	quiet    *time.Timer
@@ -183,7 +184,7 @@ func (a *Agent) loop(ctx context.Context) error {
 		case <-a.waitOver():
 			err = a.fire(GaveUp)
 		case now := <-tick.C:
-			err = errors.Join(a.noteBearer(), a.face.tick(now, a.delay()), a.stepUpdate(ctx, now), a.cfg.Boot.Beat())
+			err = errors.Join(a.noteBearer(), a.face.tick(now, a.delay()), a.noteReader(now), a.stepUpdate(ctx, now), a.cfg.Boot.Beat())
 		}
 		if err != nil {
 			return fmt.Errorf("agent: %s: %w", a.state, err)

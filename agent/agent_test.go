@@ -47,6 +47,7 @@ type reader struct {
 
 func (r *reader) Events() <-chan pcsc.Event { return r.events }
 func (r *reader) ReaderSeen() bool          { return true }
+func (r *reader) Readers() int              { return 1 }
 func (r *reader) Connect(string) (Connection, error) {
 	return inserted{r.card}, nil
 }

@@ -22,6 +22,7 @@ type Cards interface {
 	Events() <-chan pcsc.Event
 	Connect(reader string) (Connection, error)
 	ReaderSeen() bool // a reader is or was there
+	Readers() int     // that are there now
 }
 
 // Connection is a card held alone until Close.

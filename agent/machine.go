@@ -111,13 +111,23 @@ func (a *Agent) onSite(s boot.Site) error {
 // onTrouble says that something was plugged in which the box does not take, for as long as it is in.
 func (a *Agent) onTrouble(t boot.Trouble) error {
 	if t.Over {
-		return a.face.withdraw(t.Refusal)
+		return a.endTrouble(t.Refusal)
 	}
-	a.log.Info("refused", "code", t.Refusal.Error())
-	if err := a.report(t.Refusal); err != nil {
+	return a.beginTrouble(t.Refusal)
+}
+
+// beginTrouble says something over every screen until endTrouble, and tells the centre.
+func (a *Agent) beginTrouble(r refusal.Refusal) error {
+	a.log.Info("refused", "code", r.Error())
+	if err := a.report(r); err != nil {
 		return err
 	}
-	return a.face.tell(note{Note: kiosk.Note{Refusal: &t.Refusal}, stands: true})
+	return a.face.tell(note{Note: kiosk.Note{Refusal: &r}, stands: true})
+}
+
+func (a *Agent) endTrouble(r refusal.Refusal) error {
+	a.log.Info("over", "code", r.Error())
+	return a.face.withdraw(r)
 }
 
 // maxOwed bounds what is kept to be told when the centre answers again.

@@ -168,6 +168,39 @@ func TestRefusedDeviceIsSaidUntilItIsOut(t *testing.T) {
 	require.Empty(t, a.face.notes)
 }
 
+// noReaders is a machine whose readers come and go.
+type noReaders struct {
+	Cards
+	here int
+}
+
+func (n *noReaders) Readers() int { return n.here }
+
+func TestMissingReaderIsSaidUntilThereIsOne(t *testing.T) {
+	a := still(t)
+	cards := &noReaders{}
+	a.cfg.Cards = cards
+	now := time.Now()
+	after := func(d time.Duration, want int) {
+		now = now.Add(d)
+		require.NoError(t, a.noteReader(now))
+		require.Len(t, a.face.notes, want)
+	}
+	after(0, 0)
+	after(readerPatience-time.Second, 0)
+	cards.here = 1
+	after(time.Second, 0)
+	cards.here = 0
+	after(time.Hour, 0)
+	after(readerPatience, 1)
+	after(time.Hour, 1)
+	up := lineUp(a)
+	require.NoError(t, a.payOwed())
+	require.Equal(t, refusal.ReaderLost, (<-up.out).(*wire.Event).Refusal.Code)
+	cards.here = 2
+	after(time.Second, 0)
+}
+
 func TestHintsOfTheSiteAreTakenAsHints(t *testing.T) {
 	a := still(t)
 	site := boot.Event{Site: &boot.Site{Gateways: []string{"gw9.lab:443", "gw1.lab:443"}, Layout: "fr", Language: refusal.French}}

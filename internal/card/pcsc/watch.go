@@ -40,6 +40,7 @@ type Watcher struct {
 	known  map[string]slot // owned by Run
 	down   bool            // the daemon's absence was logged; owned by Run
 	seen   atomic.Bool
+	here   atomic.Int32 // readers there are now
 }
 
 // slot is what was last said of a reader.
@@ -60,6 +61,9 @@ func (w *Watcher) Events() <-chan Event { return w.events }
 
 // ReaderSeen says whether there has been a reader since Run began.
 func (w *Watcher) ReaderSeen() bool { return w.seen.Load() }
+
+// Readers is how many readers there are now; none while the daemon is away.
+func (w *Watcher) Readers() int { return int(w.here.Load()) }
 
 // Run watches until ctx ends and returns its cause. It is called once.
 func (w *Watcher) Run(ctx context.Context) error {
@@ -131,6 +135,7 @@ func (w *Watcher) states(ctx context.Context, sc *scard.Context) ([]scard.Reader
 		return nil, err
 	}
 	names = names[:min(len(names), maxReaders)]
+	w.here.Store(int32(len(names)))
 	here := map[string]bool{}
 	states := make([]scard.ReaderState, 0, len(names)+1)
 	for _, name := range names {
@@ -174,6 +179,7 @@ func (w *Watcher) compare(ctx context.Context, s scard.ReaderState) {
 
 // forget reports that all cards left.
 func (w *Watcher) forget(ctx context.Context) {
+	w.here.Store(0)
 	for name, s := range w.known {
 		if s.present {
 			w.send(ctx, Event{Reader: name, Count: s.count})
