@@ -6,22 +6,39 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 )
 
-// kernel unpacks the kernel of the image's packages, which "make image" fetches into build/cache, into dir.
-func kernel(t *testing.T, dir string) string {
+// drivers are the modules of a guest that shows something and hears keys, in an order that loads.
+func drivers() []string {
+	return strings.Fields(`usb-common usbcore xhci-hcd xhci-pci hid usbhid hid-generic evdev drm drm_kms_helper drm_shmem_helper virtio_dma_buf virtio-gpu
+		ttm drm_ttm_helper drm_vram_helper bochs`)
+}
+
+// kernel unpacks the kernel of the image's packages, which "make image" fetches into build/cache, and the guest's modules, into dir.
+func kernel(t *testing.T, dir string) (image string, modules [][]byte) {
 	packages, err := filepath.Glob("../../../build/cache/linux-image-*_amd64.deb")
 	require.NoError(t, err)
 	require.NotEmpty(t, packages, "make image fetches the kernel")
-	out, err := exec.Command("sh", "-c", `dpkg-deb --fsys-tarfile "$1" | tar -x -C "$2" --strip-components=2 --wildcards './boot/vmlinuz-*'`,
-		"unpack", packages[len(packages)-1], dir).CombinedOutput()
+	want := []string{"./boot/vmlinuz-*"}
+	for _, name := range drivers() {
+		want = append(want, "*/"+name+".ko.xz")
+	}
+	unpack := exec.Command("sh", append([]string{"-c", `deb=$1 dir=$2; shift 2
+		dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$dir" --transform 's,.*/,,' --wildcards "$@"`, "unpack", packages[len(packages)-1], dir}, want...)...)
+	out, err := unpack.CombinedOutput()
 	require.NoError(t, err, string(out))
+	for _, name := range drivers() {
+		plain, err := exec.Command("xz", "-dc", filepath.Join(dir, name+".ko.xz")).Output()
+		require.NoError(t, err, name)
+		modules = append(modules, plain)
+	}
 	found, err := filepath.Glob(filepath.Join(dir, "vmlinuz-*"))
 	require.NoError(t, err)
 	require.Len(t, found, 1)
 	require.NoError(t, os.Chmod(found[0], 0o644))
-	return found[0]
+	return found[0], modules
 }

@@ -9,9 +9,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
+	"sdbox/agent/keys"
+	"sdbox/agent/screen"
 	"sdbox/internal/lab/vm"
 	"sdbox/internal/tpm/tpmsim"
 
@@ -29,8 +32,8 @@ func shortDir(t *testing.T) string {
 	return dir
 }
 
-// guest is an initramfs whose one program is testdata/guest (cpio, form newc).
-func guest(t *testing.T, dir string) string {
+// guest is an initramfs whose one program is testdata/guest, with modules that are loaded in their order (cpio, form newc).
+func guest(t *testing.T, dir string, modules [][]byte) string {
 	init := filepath.Join(dir, "init")
 	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", init, "./testdata/guest")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -39,11 +42,16 @@ func guest(t *testing.T, dir string) string {
 	program, err := os.ReadFile(init)
 	require.NoError(t, err)
 	var archive bytes.Buffer
-	for _, f := range []struct {
+	type file struct {
 		name string
 		mode int
 		body []byte
-	}{{"init", 0o100755, program}, {"TRAILER!!!", 0, nil}} {
+	}
+	files := []file{{"init", 0o100755, program}}
+	for i, m := range modules {
+		files = append(files, file{fmt.Sprintf("%02d.ko", i), 0o100644, m})
+	}
+	for _, f := range append(files, file{"TRAILER!!!", 0, nil}) {
 		fmt.Fprintf(&archive, "070701%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%s\x00",
 			1, f.mode, 0, 0, 1, 0, len(f.body), 0, 0, 0, 0, len(f.name)+1, 0, f.name)
 		archive.Write(make([]byte, -archive.Len()&3))
@@ -55,29 +63,74 @@ func guest(t *testing.T, dir string) string {
 	return path
 }
 
+// TestAMachineRunsAndTellsAndIsSeen runs the guest on each display the image knows: every pixel it draws is one that QEMU shows, every
+// key that QEMU sends is heard, and a keyboard that types as no person does no longer is.
 func TestAMachineRunsAndTellsAndIsSeen(t *testing.T) {
-	for _, video := range []vm.Video{vm.StandardVideo, vm.VirtioVideo} {
-		t.Run(string(video), func(t *testing.T) {
+	dir := shortDir(t)
+	image, modules := kernel(t, dir)
+	for name, c := range map[string]struct {
+		video   vm.Video
+		modules [][]byte
+		line    string
+		drawn   string
+	}{
+		"bochs":                   {vm.StandardVideo, modules, "", "drawn 1920x1080, adapter true"},
+		"virtio":                  {vm.VirtioVideo, modules, "", "drawn 1920x1080, adapter true"},
+		"framebuffer of the BIOS": {vm.StandardVideo, modules[:8], " vga=0x344", "drawn 1024x768, adapter false"},
+	} {
+		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			dir := shortDir(t)
 			m, err := vm.Start(ctx, vm.Config{
-				Dir: dir, Kernel: kernel(t, dir), Initrd: guest(t, dir), CommandLine: "console=ttyS0 panic=-1", Video: video, EndOnReboot: true,
+				Dir: dir, Kernel: image, Initrd: guest(t, dir, c.modules), CommandLine: "console=ttyS0 panic=-1" + c.line, Video: c.video, EndOnReboot: true,
 				TPM: &tpmsim.Config{Dir: filepath.Join(dir, "tpm")},
 			})
 			require.NoError(t, err)
 			defer func() { require.NoError(t, m.Close()) }()
 			require.NoError(t, m.Events.AwaitText(ctx, `{"msg":"guest runs","tpm":true}`))
 			require.NoError(t, m.Serial.AwaitText(ctx, "Linux version"))
+			require.NoError(t, m.Events.AwaitText(ctx, c.drawn))
 			began := time.Now()
 			picture, err := m.Picture(ctx)
 			require.NoError(t, err)
 			t.Log("screendump", time.Since(began), picture.Bounds())
+			requirePattern(t, picture)
+			types(ctx, t, m)
 			_, err = m.Finger().Write([]byte("hello\nreboot\n"))
 			require.NoError(t, err)
 			require.NoError(t, m.Events.AwaitText(ctx, "hello"))
 			require.NoError(t, m.Told.AwaitText(ctx, "SHUTDOWN"))
 			<-m.Done()
 		})
+	}
+}
+
+// requirePattern compares a picture with what the guest draws.
+func requirePattern(t *testing.T, m *screen.Image) {
+	for y := range m.Height {
+		row := m.Row(y, 0, m.Width)
+		for x := range m.Width {
+			if want := [3]byte{byte(x), byte(y), byte(x>>8<<4 | y>>8)}; [3]byte(row[4*x:]) != want {
+				require.FailNow(t, "pixel differs", "%d,%d: %v instead of %v", x, y, row[4*x:4*x+3], want)
+			}
+		}
+	}
+}
+
+// types presses a key as a person does, then types as a barcode reader does until nobody listens.
+func types(ctx context.Context, t *testing.T, m *vm.VM) {
+	for !slices.Contains(m.Events.Lines(), "key 100 0") { // until the guest has found its keyboard
+		require.NoError(t, m.Send(ctx, append(keys.Key(100, 1), keys.Key(100, 0)...)...)) // AltGr
+	}
+	require.Contains(t, m.Events.Lines(), "key 100 1")
+	tick := time.NewTicker(12 * time.Millisecond)
+	defer tick.Stop()
+	for ; !slices.Contains(m.Events.Lines(), "too fast"); <-tick.C {
+		require.NoError(t, ctx.Err(), "a keyboard that types as no person does is listened to")
+		for _, down := range []bool{true, false} {
+			press := map[string]any{"type": "key", "data": map[string]any{"down": down, "key": map[string]any{"type": "qcode", "data": "7"}}}
+			require.NoError(t, m.Command(ctx, "input-send-event", map[string]any{"events": []any{press}}, nil))
+		}
 	}
 }
