@@ -3,6 +3,8 @@
 package vm_test
 
 import (
+	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"github.com/ulikunitz/xz"
 )
 
 // drivers are the modules of a guest that shows something and hears keys, in an order that loads.
@@ -32,8 +35,12 @@ func kernel(t *testing.T, dir string) (image string, modules [][]byte) {
 	out, err := unpack.CombinedOutput()
 	require.NoError(t, err, string(out))
 	for _, name := range drivers() {
-		plain, err := exec.Command("xz", "-dc", filepath.Join(dir, name+".ko.xz")).Output()
-		require.NoError(t, err, name)
+		packed, err := os.Open(filepath.Join(dir, name+".ko.xz"))
+		require.NoError(t, err)
+		unpacker, err := xz.NewReader(packed)
+		require.NoError(t, err)
+		plain, err := io.ReadAll(unpacker)
+		require.NoError(t, errors.Join(err, packed.Close()))
 		modules = append(modules, plain)
 	}
 	found, err := filepath.Glob(filepath.Join(dir, "vmlinuz-*"))
