@@ -26,6 +26,9 @@ const (
 	maxSegment  = 1200             // bytes; a path that drops larger packets in silence still carries the post-quantum hello
 )
 
+// errChip is wrapped by what the machine's TPM fails in, before the gateway has a say.
+var errChip = errors.New("the TPM")
+
 // errRefused says that the gateway understood this box and refused it; the refusal goes with it.
 type errRefused struct{ refused *wire.Refused }
 

@@ -205,7 +205,7 @@ func (l *link) connectTo(ctx context.Context, address string) (*uplink, error) {
 // deviceCertificate returns the TLS identity of this machine, enrolling it first where it has none or one about to end.
 func (l *link) deviceCertificate(ctx context.Context, address string) (*tls.Certificate, error) {
 	if err := l.cfg.TPM.EnsureDeviceKey(); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", errChip, err)
 	}
 	der, err := l.cfg.TPM.Certificate()
 	if err == nil {
@@ -255,7 +255,7 @@ func (l *link) enrol(ctx context.Context, address string) ([]byte, error) {
 	defer d.close()
 	request, err := attest.NewEnrolment(l.cfg.TPM)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", errChip, err)
 	}
 	challenge, err := ask[*wire.EnrolChallenge](d, request)
 	l.offered(ctx, address, nil, nil, err)
@@ -301,7 +301,7 @@ func (l *link) attest(ctx context.Context, address string, certificate *tls.Cert
 		Exporter:    d.exporter,
 	}, l.previous, l.eventLog())
 	if err != nil {
-		return nil, facts{}, err
+		return nil, facts{}, fmt.Errorf("%w: %w", errChip, err)
 	}
 	lease, err := ask[*wire.Lease](d, evidence)
 	l.offered(ctx, address, certificate, lease, err)

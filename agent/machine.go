@@ -82,6 +82,8 @@ func (a *Agent) whyDown(err error) refusal.Code {
 	switch {
 	case a.network != "" && a.network != boot.Up:
 		return missing(a.network)
+	case errors.Is(err, errChip):
+		return refusal.NoChip
 	case errors.As(err, &certificate):
 		return refusal.Impostor
 	case errors.As(err, &record) && bytes.HasPrefix(record.RecordHeader[:], []byte("HTTP/")):

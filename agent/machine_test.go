@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -93,6 +94,13 @@ func TestScreenSaysWhatTheNetworkLacks(t *testing.T) {
 	require.NoError(t, a.fire(LineUp))
 	require.NoError(t, a.onMachine(network(boot.NoCable)))
 	require.Equal(t, Ready, a.state, "with a line, the line says what is wrong")
+}
+
+func TestChipThatFailsIsNamedNotTheCentre(t *testing.T) {
+	a := still(t)
+	require.NoError(t, a.onMachine(network(boot.Up)))
+	require.NoError(t, a.onLink(t.Context(), linkEvent{err: fmt.Errorf("gateway 1: %w: make device key: failure", errChip)}))
+	require.Equal(t, refusal.NoChip, reads(t, a))
 }
 
 func ptr[T any](v T) *T { return &v }
