@@ -33,6 +33,7 @@ type installer struct {
 	trust     *reference.Trust
 	variables release.Variables
 	sys, dev  string      // normally /sys, /dev
+	measured  string      // the firmware's event log
 	tell      func(Event) // in the loop
 	say       func(Event) // beside it
 
@@ -40,6 +41,7 @@ type installer struct {
 	none   bool // this machine cannot be updated
 	slots  *release.Slots
 	state  release.State
+	again  bool // the firmware refused the idle slot in this start: one more will be as any other
 	seen   map[Part]bool
 	ending chan error // of the installation at work, else nil
 }
@@ -47,7 +49,7 @@ type installer struct {
 // newInstaller reads whose releases this image takes. Without keys it takes none.
 func newInstaller(log *slog.Logger, s Settings, keys string, variables release.Variables, tell, say func(Event)) *installer {
 	i := &installer{log: log, running: release.Running{Model: s.Model, Version: s.Version, Minimum: s.Release.Minimum},
-		variables: variables, sys: "/sys", dev: "/dev", tell: tell, say: say, seen: map[Part]bool{}}
+		variables: variables, sys: "/sys", dev: "/dev", measured: eventLog, tell: tell, say: say, seen: map[Part]bool{}}
 	text, err := os.ReadFile(keys)
 	if err == nil {
 		i.trust, err = release.ParseKeys(text)
@@ -85,6 +87,7 @@ func (i *installer) look() {
 		system.Tried = hex.EncodeToString(i.state.Tried[:])
 	}
 	i.tell(Event{System: &system})
+	i.tryAgain()
 	i.judge()
 }
 
@@ -112,8 +115,12 @@ func (i *installer) judge() {
 	i.log.Info("committed", "slot", i.state.Running.Label(), "version", i.running.Version)
 }
 
-// overdue ends a trial that has taken too long: the machine starts again, and its firmware takes the release before.
+// overdue ends a trial that has taken too long: the machine starts again, and its firmware takes the release before. It ends a start, too,
+// in which the firmware refused what was to be tried.
 func (i *installer) overdue(up time.Duration) error {
+	if i.again {
+		return fmt.Errorf("the firmware would not start the release that was to be tried: %w", errRestart)
+	}
 	if !i.state.Trial || up < gateTime {
 		return nil
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"sdbox/firmware/efivar"
+	"sdbox/firmware/eventlog"
 	"sdbox/firmware/reference"
 	"sdbox/firmware/release"
 
@@ -82,6 +83,7 @@ func (h *house) boot(entry uint16, version string) {
 	h.installer = newInstaller(slog.New(slog.DiscardHandler), Settings{Model: "qemu", Version: version, Release: Release{Minimum: version}},
 		filepath.Join(h.root, "release.pub"), h.files, func(e Event) { h.told = append(h.told, e) }, func(e Event) { h.said <- e })
 	h.sys, h.dev, h.ready = filepath.Join(h.root, "sys"), filepath.Join(h.root, "dev"), true
+	h.measured = filepath.Join(h.root, "log")
 	h.look()
 }
 
@@ -150,6 +152,42 @@ func TestReleaseIsInstalledTriedAndCommittedByItsHealth(t *testing.T) {
 	require.Equal(t, &System{Model: "qemu", Version: "2026.11.24"}, h.told[0].System)
 	require.Contains(t, h.send(note, file).Error, release.ErrSame.Error())
 }
+
+// firmwareLog is the log of a start in which these actions went into register 4.
+func (h *house) firmwareLog(actions ...string) {
+	log := &eventlog.Log{}
+	for _, a := range actions {
+		log.Events = append(log.Events, eventlog.Event{PCR: 4, Type: 0x80000007, Digest: sha256.Sum256([]byte(a)), Data: []byte(a)})
+	}
+	h.write("log", log.Encode())
+}
+
+// A firmware that refuses the new system starts the old one in the same breath, and has measured both.
+func TestFirmwareThatRefusedANewSystemIsStartedOnceMore(t *testing.T) {
+	h := newHouse(t)
+	note, file := h.release(make([]byte, slotSize), func(*release.Release) {}, h.secrets...)
+	require.True(t, h.send(note, file).Installed)
+	h.firmwareLog(calling)
+	h.boot(0x5D0A, "2026.11.20")
+	require.NoError(t, h.overdue(0), "it fell back by a start of its own: a panic, a power cut")
+	h.firmwareLog(calling, returned, calling)
+	h.boot(0x5D0A, "2026.11.20")
+	require.ErrorIs(t, h.overdue(0), errRestart)
+	h.boot(0x5D0A, "2026.11.20")
+	require.NoError(t, h.overdue(0), "a firmware that always tries something else first is not started again and again")
+
+	require.True(t, h.send(note, file).Installed, "a second try")
+	h.boot(0x5D0A, "2026.11.20")
+	require.ErrorIs(t, h.overdue(0), errRestart)
+	require.True(t, h.send(note, file).Installed, "a third, which starts")
+	h.boot(0x5D0B, "2026.11.24")
+	require.NoError(t, h.overdue(0))
+	h.write("log", []byte("no log"))
+	h.boot(0x5D0A, "2026.11.20")
+	require.NoError(t, h.overdue(0))
+}
+
+const calling = "Calling EFI Application from Boot Option"
 
 func TestPID1TakesNoReleaseThatItDoesNotVerifyItself(t *testing.T) {
 	h := newHouse(t)
