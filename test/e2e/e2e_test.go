@@ -25,17 +25,23 @@ func programs(t *testing.T) string {
 		return dir
 	}
 	dir := t.TempDir()
-	for cgo, names := range map[string][]string{"1": {"sdbox-agent", "sdbox-lab"}, "0": {"sdbox-gateway", "sdbox-bubble", "sdbox-pki", "sdboxctl"}} {
+	for cgo, names := range map[string][]string{"1": {"sdbox-lab"}, "0": {"sdbox-gateway", "sdbox-bubble", "sdbox-image", "sdbox-pki", "sdboxctl"}} {
 		args := []string{"build", "-trimpath", "-o", dir + "/"}
 		for _, name := range names {
 			args = append(args, "sdbox/cmd/"+name)
 		}
-		build := exec.Command("go", args...)
-		build.Env = append(os.Environ(), "CGO_ENABLED="+cgo)
-		out, err := build.CombinedOutput()
-		require.NoError(t, err, string(out))
+		compile(t, cgo, args)
 	}
+	// As make build builds it: it goes into an image too.
+	compile(t, "1", []string{"build", "-trimpath", "-buildvcs=false", "-tags", "netgo,osusergo", "-ldflags", "-s -w -buildid=", "-o", dir + "/", "sdbox/cmd/sdbox-agent"})
 	return dir
+}
+
+func compile(t *testing.T, cgo string, args []string) {
+	build := exec.Command("go", args...)
+	build.Env = append(os.Environ(), "CGO_ENABLED="+cgo)
+	out, err := build.CombinedOutput()
+	require.NoError(t, err, string(out))
 }
 
 // TestScripts runs every script. They need root, as the lab does.

@@ -76,7 +76,7 @@ func (s *Site) startGateway(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	note, err := os.ReadFile(s.noteFile())
+	note, err := os.ReadFile(s.noteFile(imageVersion))
 	if err != nil {
 		return err
 	}
@@ -124,13 +124,13 @@ func (s *Site) makeReference(ctx context.Context) error {
 	if err := os.WriteFile(measured, unitText(boot), 0o644); err != nil {
 		return err
 	}
-	return s.signReference(ctx, measured)
+	return s.signReference(ctx, measured, imageVersion)
 }
 
 // signReference makes the note of measured registers.
-func (s *Site) signReference(ctx context.Context, measured string) error {
+func (s *Site) signReference(ctx context.Context, measured, version string) error {
 	_, err := s.program(ctx, "sdbox-pki", "reference", "sign", "--measured", measured, "--key", filepath.Join(s.releaseDir(), "release.key"),
-		"--out", s.noteFile(), imageName, imageVersion)
+		"--out", s.noteFile(version), imageName, version)
 	return err
 }
 

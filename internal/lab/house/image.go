@@ -39,7 +39,10 @@ const (
 const unitWithin = 5 * time.Minute
 
 // Files of the image form, in the house's folder.
-func (s *Site) imageDir() string   { return filepath.Join(s.House.dir, "image") }
+func (s *Site) imageDir(version string) string {
+	return filepath.Join(s.House.dir, "image-"+version)
+}
+func (s *Site) siteFile() string   { return filepath.Join(s.House.dir, "site.toml") }
 func (s *Site) secureBoot() string { return filepath.Join(s.House.dir, "secure-boot") }
 func (s *Site) releaseDir() string { return filepath.Join(s.House.dir, "release") }
 
@@ -62,15 +65,19 @@ finger = "port:%s"
 threshold = 1
 keys = ["release/release.pub"]
 `, Domain, GatewayAddress+":443", Domain.Gateway(GatewayName), s.Language, support, vm.EventsPort, vm.FingerPort)
-	siteFile := filepath.Join(s.House.dir, "site.toml")
-	if err := os.WriteFile(siteFile, []byte(site), 0o644); err != nil {
+	if err := os.WriteFile(s.siteFile(), []byte(site), 0o644); err != nil {
 		return err
 	}
 	if _, err := s.program(ctx, "sdbox-image", "keys", s.secureBoot(), "--site", "Lab"); err != nil {
 		return err
 	}
-	_, err := s.program(ctx, "sdbox-image", "build", "--site", siteFile, "--agent", filepath.Join(s.bin, "box", "sdbox-agent"), "--version", imageVersion,
-		"--built", time.Now().UTC().Truncate(24*time.Hour).Format(time.RFC3339), "--cache", s.cache, "--out", s.imageDir())
+	return s.buildImage(ctx, imageVersion)
+}
+
+// buildImage builds one version, and has the house's release key sign what a box measures that runs it.
+func (s *Site) buildImage(ctx context.Context, version string) error {
+	_, err := s.program(ctx, "sdbox-image", "build", "--site", s.siteFile(), "--agent", filepath.Join(s.bin, "sdbox-agent"), "--version", version,
+		"--built", time.Now().UTC().Truncate(24*time.Hour).Format(time.RFC3339), "--cache", s.cache, "--out", s.imageDir(version))
 	if err != nil {
 		return err
 	}
@@ -78,15 +85,17 @@ keys = ["release/release.pub"]
 	if err != nil {
 		return fmt.Errorf("a first machine of the model: %w", err)
 	}
-	measured := filepath.Join(s.House.dir, "measured")
-	if _, err := s.program(ctx, "sdbox-image", "reference", filepath.Join(s.imageDir(), "reference.json"), "--unit", unit, "--out", measured); err != nil {
+	measured := filepath.Join(s.House.dir, "measured-"+version)
+	if _, err := s.program(ctx, "sdbox-image", "reference", filepath.Join(s.imageDir(version), "reference.json"), "--unit", unit, "--out", measured); err != nil {
 		return err
 	}
-	return s.signReference(ctx, measured)
+	return s.signReference(ctx, measured, version)
 }
 
-// noteFile is where the signed reference values wait for the gateway.
-func (s *Site) noteFile() string { return filepath.Join(s.House.dir, "reference.note") }
+// noteFile is where the signed reference values of a version wait for the gateway.
+func (s *Site) noteFile(version string) string {
+	return filepath.Join(s.House.dir, "reference-"+version+".note")
+}
 
 // unit is a file with what a machine of the boxes' model measures, as "sdbox-agent machine" prints it. The first house has one boot to
 // learn that; it holds for as long as firmware, QEMU and devices are the same.
@@ -150,14 +159,17 @@ func unitText(log *eventlog.Log) []byte {
 	return []byte(b.String())
 }
 
+// MachineMemory is how much memory a machine of the house has, MB of 2^20 bytes.
+const MachineMemory = 512
+
 // machineConfig is what all machines of the house have in common.
 func machineConfig() vm.Config {
-	return vm.Config{Memory: 512, Video: vm.StandardVideo, TPM: &tpmsim.Config{}}
+	return vm.Config{Memory: MachineMemory, Video: vm.StandardVideo, TPM: &tpmsim.Config{}}
 }
 
 // newDisk puts a disk with the image and firmware with the house's keys into a folder; the paths it returns are those inside.
 func (s *Site) newDisk(dir, inside string) (*vm.Firmware, error) {
-	image, err := os.Open(filepath.Join(s.imageDir(), "sdbox.img"))
+	image, err := os.Open(filepath.Join(s.imageDir(imageVersion), "sdbox.img"))
 	if err != nil {
 		return nil, err
 	}
