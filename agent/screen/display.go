@@ -89,6 +89,7 @@ type Display struct {
 	owner    bool     // this process set the mode and made the buffers
 	console  *os.File // held open so that the kernel's console stays quiet; nil without
 	still    bool     // the driver shows the memory as it stands, without DIRTYFB
+	foreign  bool     // another process drew what is shown
 	sprite   *Image   // the shape of the hardware's pointer; nil without
 	shape    *Cursor  // what the hardware's pointer shows; nil = it is hidden
 	spot     image.Point
@@ -139,7 +140,7 @@ func openWith(drv driver) (*Display, error) {
 		}
 	}
 	g.Cursor, g.CursorSide = drv.pointer(crtc)
-	d, err := show(drv, g)
+	d, err := show(drv, g, false)
 	if err != nil {
 		return nil, errors.Join(err, drv.drop(g))
 	}
@@ -200,26 +201,27 @@ func (d driver) monitor() (crtcs []uint32, c connector, err error) {
 }
 
 // Shared makes a screen over a buffer that another process opened and goes on showing: f is its device file, g its Geometry.
-// Closing it blackens the buffer and leaves it to the other process. It takes f over.
+// What the other one shows stays until the first Flush, which brings all of Image. Closing it blackens the buffer and leaves it to the
+// other process. It takes f over.
 func Shared(f *os.File, g Geometry) (*Display, error) {
-	d, err := show(openDriver(f), g)
+	d, err := show(openDriver(f), g, true)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("shared screen: %w", err), f.Close())
 	}
 	return d, nil
 }
 
-// show maps the buffers and begins with black, without a pointer.
-func show(drv driver, g Geometry) (*Display, error) {
+// show maps the buffers. It begins with black, or with what a shared screen shows until the first flush, and without a pointer.
+func show(drv driver, g Geometry, shared bool) (*Display, error) {
 	front, err := g.Buffer.surface(drv.file, g.Width, g.Height)
 	if err != nil {
 		return nil, err
 	}
-	d := &Display{driver: drv, geometry: g, still: g.Framebuffer == 0, pane: newPane(front)}
+	d := &Display{driver: drv, geometry: g, still: g.Framebuffer == 0, foreign: shared, pane: newPane(front)}
 	if g.CursorSide > 0 {
 		d.sprite, err = g.Cursor.surface(drv.file, g.CursorSide, g.CursorSide)
 	}
-	if err == nil {
+	if err == nil && !shared {
 		err = d.Flush(d.image.Bounds())
 	}
 	if err == nil {
@@ -249,6 +251,9 @@ func (d *Display) Geometry() Geometry { return d.geometry }
 func (d *Display) Flush(rects ...image.Rectangle) error {
 	if d.closed {
 		return ErrClosed
+	}
+	if d.foreign && len(rects) > 0 { // what is there is not what Image was when it was made
+		rects, d.foreign = []image.Rectangle{d.image.Bounds()}, false
 	}
 	clips := make([]drmClip, 0, min(len(rects), maxClips))
 	for _, r := range rects {

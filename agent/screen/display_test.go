@@ -57,12 +57,13 @@ func TestDisplayShowsInThePreferredModeOfTheFirstMonitor(t *testing.T) {
 	var got Geometry
 	require.NoError(t, json.Unmarshal(sent, &got))
 	agent, err := Shared(a.driver(t).file, got)
-	require.ErrorContains(t, err, "show what changed", "a file in memory is no driver")
-	require.Nil(t, agent)
-	agent, err = show(a.driver(t), got)
+	require.NoError(t, err)
+	require.Equal(t, color.RGBA{0x12, 0x34, 0x56, 255}, a.at(t, g, 19, 19), "what the other process shows stays")
+	require.ErrorContains(t, agent.Close(), "show what changed", "a file in memory is no driver")
+	agent, err = show(a.driver(t), got, true)
 	require.NoError(t, err)
 	agent.Image().Fill(agent.Image().Bounds(), 0xffffff)
-	require.NoError(t, agent.Flush(agent.Image().Bounds()))
+	require.NoError(t, agent.Flush(image.Rect(0, 0, 1, 1)))
 	require.Equal(t, color.RGBA{255, 255, 255, 255}, a.at(t, g, 1279, 799))
 	require.NoError(t, agent.Close())
 	require.Equal(t, color.RGBA{A: 255}, a.at(t, g, 1279, 799), "who lets go leaves black")
@@ -121,7 +122,7 @@ func TestPointerOfTheHardwareIsUsedWhereItShowsTheSame(t *testing.T) {
 	require.Equal(t, g.Cursor.Handle, a.cursor.handle)
 	require.Equal(t, color.RGBA{A: 255}, a.at(t, g, 90, 99), "what was drawn is gone")
 
-	safe, err := show(a.driver(t), g) // another process finds the pointer as it was left
+	safe, err := show(a.driver(t), g, true) // another process finds the pointer as it was left
 	require.NoError(t, err)
 	require.Zero(t, a.cursor.handle)
 	require.NoError(t, d.Point(arrow, image.Pt(91, 90), b))

@@ -51,7 +51,7 @@ func openMemory(drv driver) (*Display, error) {
 	if err != nil {
 		return nil, err
 	}
-	return show(drv, g)
+	return show(drv, g, false)
 }
 
 // parseFramebuffer reads fb_var_screeninfo and fb_fix_screeninfo. A firmware's framebuffer has 32 bits a pixel (UEFI 2.10, 12.9:

@@ -39,9 +39,9 @@ func box(ctx context.Context, config string, o output) error {
 	if err != nil {
 		return errors.Join(err, display.Close())
 	}
-	chip, err := tpm.Open(c.Hardware.TPM)
+	chip, err := c.awaitChip(ctx, o, display, client)
 	if err != nil {
-		return errors.Join(err, c.sayNoChip(ctx, o, err, display, client), display.Close())
+		return errors.Join(err, display.Close())
 	}
 	defer chip.Close()
 	return c.live(ctx, o, parts{root: root, tpm: chip, screen: display, boot: client, kept: first.Start.Kept, releases: releaseKeys()})
@@ -69,34 +69,38 @@ func openDisplay(first boot.Event) (screen.Screen, error) {
 	return screen.Shared(first.Files[0], *first.Start.Screen)
 }
 
-// chipAgain is how long the screen says that there is no TPM before it is looked for again.
-const chipAgain = 30 * time.Second
+// chipAgain is how often a TPM is looked for that is not there or does not answer.
+const chipAgain = 5 * time.Second
 
-// sayNoChip shows why this machine can be no box, until it is time to look again.
-func (c *config) sayNoChip(ctx context.Context, o output, why error, s screen.Screen, client *boot.Client) error {
+// awaitChip opens the TPM. As long as there is none the screen says so: by one code, which somebody may read out over the telephone.
+func (c *config) awaitChip(ctx context.Context, o output, s screen.Screen, client *boot.Client) (*tpm.TPM, error) {
+	chip, err := tpm.Open(c.Hardware.TPM)
+	if err == nil {
+		return chip, nil
+	}
 	r := refusal.New(refusal.NoChip)
-	slog.New(slog.NewJSONHandler(o.log, nil)).Error("no TPM", "room", "agent", "code", r.Error(), "err", why)
+	slog.New(slog.NewJSONHandler(o.log, nil)).Error("no TPM", "room", "agent", "code", r.Error(), "err", err)
 	k, err := kiosk.New()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	around := kiosk.Around{Language: refusal.Lang(c.Language), Support: c.Support}
 	if err := s.Flush(k.Draw(s.Image(), kiosk.Message{Refusal: r}, around)...); err != nil {
-		return err
+		return nil, err
 	}
-	again, beat := time.NewTimer(chipAgain), time.NewTicker(time.Second)
+	again := time.NewTicker(chipAgain)
 	defer again.Stop()
-	defer beat.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return nil, ctx.Err()
 		case <-again.C:
-			return nil
-		case <-beat.C:
-			if err := client.Beat(); err != nil {
-				return err
-			}
+		}
+		if chip, err = tpm.Open(c.Hardware.TPM); err == nil {
+			return chip, nil
+		}
+		if err := client.Beat(); err != nil {
+			return nil, err
 		}
 	}
 }
