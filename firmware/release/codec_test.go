@@ -187,3 +187,41 @@ func TestCodeThatMovedCostsLittle(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, grown, got)
 }
+
+// TestAnyChangeOfAnImageIsMade cuts, moves, repeats and changes parts of an image at random.
+func TestAnyChangeOfAnImageIsMade(t *testing.T) {
+	for seed := range uint64(60) {
+		chance := rand.New(rand.NewPCG(seed, 2))
+		old := picture(seed, 40<<10)
+		image := bytes.Clone(old)
+		for range chance.IntN(8) {
+			a, b, c := chance.IntN(len(image)), chance.IntN(4<<10), chance.IntN(len(image))
+			moved := bytes.Clone(image[a:min(a+b, len(image))])
+			switch chance.IntN(4) {
+			case 0:
+				image = slices.Delete(image, a, min(a+b, len(image)))
+			case 1:
+				image = slices.Insert(image, c, moved...)
+			case 2:
+				copy(image[c:], moved)
+			default:
+				for i := a; i < min(a+b, len(image)); i += 1 + chance.IntN(30) {
+					image[i] += byte(seed)
+				}
+			}
+		}
+		image = append(image, moreOf(chance)...)
+		got, err := decoded(small(), encoded(t, small(), image, old), int64(len(image)), old)
+		require.NoError(t, err, "seed %d", seed)
+		require.True(t, bytes.Equal(image, got), "seed %d", seed)
+	}
+}
+
+// moreOf is up to two blocks of what no image has.
+func moreOf(chance *rand.Rand) []byte {
+	out := make([]byte, 1+chance.IntN(32<<10))
+	for i := range out {
+		out[i] = byte(chance.Uint32())
+	}
+	return out
+}
