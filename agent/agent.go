@@ -389,6 +389,11 @@ func (a *Agent) onLink(ctx context.Context, e linkEvent) error {
 	case e.silence != nil:
 		return a.fire(Heard)
 	}
+	return a.onDown(e)
+}
+
+// onDown takes the end of the link, or that it could not come up.
+func (a *Agent) onDown(e linkEvent) error {
 	media := a.media
 	a.up, a.media = nil, nil
 	defer func() {

@@ -21,8 +21,7 @@ import (
 type Cards interface {
 	Events() <-chan pcsc.Event
 	Connect(reader string) (Connection, error)
-	ReaderSeen() bool // a reader is or was there
-	Readers() int     // that are there now
+	Readers() int // that are there now
 }
 
 // Connection is a card held alone until Close.

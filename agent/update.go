@@ -278,7 +278,7 @@ func (a *Agent) showIdle() error {
 // tellHealthy says what a release on trial must have shown, each once. The screen has been drawn when the loop comes here.
 func (a *Agent) tellHealthy() error {
 	u := &a.update
-	for part, seen := range map[boot.Part]bool{boot.ScreenShown: true, boot.ReaderSeen: a.cfg.Cards.ReaderSeen(), boot.Attested: a.up != nil, boot.TunnelUp: a.up != nil} {
+	for part, seen := range map[boot.Part]bool{boot.ScreenShown: true, boot.ReaderSeen: a.cfg.Cards.Readers() > 0, boot.Attested: a.up != nil, boot.TunnelUp: a.up != nil} {
 		if !seen || u.healthy[part] {
 			continue
 		}

@@ -39,8 +39,7 @@ type Watcher struct {
 	events chan Event
 	known  map[string]slot // owned by Run
 	down   bool            // the daemon's absence was logged; owned by Run
-	seen   atomic.Bool
-	here   atomic.Int32 // readers there are now
+	here   atomic.Int32    // readers there are now
 }
 
 // slot is what was last said of a reader.
@@ -58,9 +57,6 @@ func NewWatcher(log *slog.Logger) *Watcher {
 // Events delivers what changes, oldest first, beginning with the cards present when Run starts. When the daemon or a reader
 // goes away, the cards in it leave. The channel is never closed; Run waits while it is full.
 func (w *Watcher) Events() <-chan Event { return w.events }
-
-// ReaderSeen says whether there has been a reader since Run began.
-func (w *Watcher) ReaderSeen() bool { return w.seen.Load() }
 
 // Readers is how many readers there are now; none while the daemon is away.
 func (w *Watcher) Readers() int { return int(w.here.Load()) }
@@ -157,7 +153,6 @@ func (w *Watcher) states(ctx context.Context, sc *scard.Context) ([]scard.Reader
 
 // compare turns the new state of one reader into events: a card left, a card came, or both.
 func (w *Watcher) compare(ctx context.Context, s scard.ReaderState) {
-	w.seen.Store(true)
 	old, known := w.known[s.Reader]
 	if !known {
 		w.log.Info("card reader came", "reader", s.Reader)
