@@ -118,19 +118,35 @@ func requirePattern(t *testing.T, m *screen.Image) {
 	}
 }
 
-// types presses a key as a person does, then types as a barcode reader does until nobody listens.
+// types presses a key as a person does, then types as a barcode reader does until nobody listens, and unplugs that. Another keyboard is
+// heard, and its end, with a key held.
 func types(ctx context.Context, t *testing.T, m *vm.VM) {
-	for !slices.Contains(m.Events.Lines(), "key 100 0") { // until the guest has found its keyboard
-		require.NoError(t, m.Send(ctx, append(keys.Key(100, 1), keys.Key(100, 0)...)...)) // AltGr
+	press := func(name string, down bool) {
+		event := map[string]any{"type": "key", "data": map[string]any{"down": down, "key": map[string]any{"type": "qcode", "data": name}}}
+		require.NoError(t, m.Command(ctx, "input-send-event", map[string]any{"events": []any{event}}, nil))
 	}
-	require.Contains(t, m.Events.Lines(), "key 100 1")
-	tick := time.NewTicker(12 * time.Millisecond)
-	defer tick.Stop()
-	for ; !slices.Contains(m.Events.Lines(), "too fast"); <-tick.C {
-		require.NoError(t, ctx.Err(), "a keyboard that types as no person does is listened to")
-		for _, down := range []bool{true, false} {
-			press := map[string]any{"type": "key", "data": map[string]any{"down": down, "key": map[string]any{"type": "qcode", "data": "7"}}}
-			require.NoError(t, m.Command(ctx, "input-send-event", map[string]any{"events": []any{press}}, nil))
+	until := func(line string, pace time.Duration, act func()) {
+		tick := time.NewTicker(pace)
+		defer tick.Stop()
+		for ; !slices.Contains(m.Events.Lines(), line); <-tick.C {
+			require.NoError(t, ctx.Err(), "waiting for %q", line)
+			act()
 		}
 	}
+	until("key 100 0", time.Millisecond, func() { // until the guest has found its keyboard
+		require.NoError(t, m.Send(ctx, append(keys.Key(100, 1), keys.Key(100, 0)...)...)) // AltGr
+	})
+	require.Contains(t, m.Events.Lines(), "key 100 1")
+	until("too fast", 12*time.Millisecond, func() {
+		press("7", true)
+		press("7", false)
+	})
+	require.NoError(t, m.Command(ctx, "device_del", map[string]any{"id": "keyboard"}, nil))
+	require.NoError(t, m.Events.AwaitText(ctx, "lost"))
+	require.NoError(t, m.Command(ctx, "device_add", map[string]any{"driver": "usb-kbd", "bus": "usb.0", "id": "another"}, nil))
+	mark := m.Events.Mark()
+	until("key 31 1", 100*time.Millisecond, func() { press("s", true) })
+	require.NoError(t, m.Command(ctx, "device_del", map[string]any{"id": "another"}, nil))
+	_, _, err := m.Events.Await(ctx, mark, func(line string) bool { return line == "lost" })
+	require.NoError(t, err)
 }

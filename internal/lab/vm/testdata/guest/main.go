@@ -121,6 +121,8 @@ func hear(events io.Writer) {
 			switch {
 			case r == keys.TooFast():
 				fmt.Fprintln(events, "too fast")
+			case r == keys.Lost():
+				fmt.Fprintln(events, "lost")
 			case r.Type == 1: // EV_KEY
 				fmt.Fprintln(events, "key", r.Code, r.Value)
 			}
