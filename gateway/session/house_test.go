@@ -447,7 +447,7 @@ func (b *testBox) attach(name string, number uint16) {
 	b.send(&wire.Attach{Session: b.person.Session, Bubble: name, Stream: number, Width: wide, Height: high, Layout: "fr"})
 }
 
-// sees waits until the box's screen holds exactly the desktop's pixels, under the given stream number.
+// sees waits until the box's screen holds exactly the desktop's pixels, and its keyboard the same lights, under the given stream number.
 func (b *testBox) sees(name string, number uint16) {
 	t := b.house.t
 	t.Helper()
@@ -467,7 +467,7 @@ func (b *testBox) sees(name string, number uint16) {
 			require.NoError(t, err)
 			b.media.Ack(u.N)
 			pix, _, _ := b.decoder.Pixels()
-			if d := b.house.desktop(name); u.Stream == number && d != nil && bytes.Equal(pix, d.Pixels()) {
+			if d := b.house.desktop(name); u.Stream == number && d != nil && bytes.Equal(pix, d.Pixels()) && desktop.Lights(u.Lights) == d.Lights() {
 				return
 			}
 		case <-timeout:

@@ -139,6 +139,8 @@ func TestFrameLostWithAllItsRepeatsIsMadeGood(t *testing.T) {
 	b.attach("epi", 1)
 	expect[*wire.Attached](b)
 	b.sees("epi", 1)
+	h.desktop("epi").Light(4) // caps lock, and not one pixel
+	b.sees("epi", 1)
 	h.desktop("epi").Draw(99)
 	require.False(t, (<-b.media.Frames()).Gap)
 	b.sees("epi", 1)

@@ -53,6 +53,7 @@ type Desktop struct {
 	pix    []byte            // guarded by mu
 	damage []image.Rectangle // guarded by mu
 	inputs []desktop.Input   // guarded by mu
+	lights desktop.Lights    // guarded by mu
 	err    error             // guarded by mu
 }
 
@@ -82,6 +83,21 @@ func (d *Desktop) DrawIn(r image.Rectangle, seed uint64) {
 	d.damage = append(d.damage, r)
 	d.mu.Unlock()
 	d.signal()
+}
+
+// Light has the desktop want these lights lit on the keyboard.
+func (d *Desktop) Light(l desktop.Lights) {
+	d.mu.Lock()
+	d.lights = l
+	d.mu.Unlock()
+	d.signal()
+}
+
+// Lights returns what Light was told last.
+func (d *Desktop) Lights() desktop.Lights {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.lights
 }
 
 // Pixels returns a copy of what the desktop shows.
@@ -131,7 +147,7 @@ func (d *Desktop) Next(ctx context.Context, show func(desktop.Update) error) err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	u := desktop.Update{Pix: d.pix, Size: image.Pt(d.w, d.h), Damage: d.damage}
+	u := desktop.Update{Pix: d.pix, Size: image.Pt(d.w, d.h), Damage: d.damage, Lights: d.lights}
 	d.damage = nil
 	return show(u)
 }
