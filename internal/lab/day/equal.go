@@ -90,28 +90,11 @@ func (p *player) parked() image.Rectangle {
 // equalPixels waits until the picture on a box equals what xwd reads in the bubble, and returns when that picture came.
 func (p *player) equalPixels(ctx context.Context, box int, bubble *house.Bubble) (time.Time, error) {
 	e := p.eyes[box]
-	said := "nothing was compared"
-	for {
-		dump, err := bubble.Xwd(ctx, p.person)
-		if ctx.Err() != nil {
-			return time.Time{}, fmt.Errorf("compare with xwd in %s: %w: %s", bubble.Name, ctx.Err(), said)
-		}
-		if err != nil {
-			return time.Time{}, err
-		}
-		inside, err := parseXWD(dump)
-		if err != nil {
-			return time.Time{}, err
-		}
-		if err := e.watcher.Now(ctx); err != nil {
-			return time.Time{}, err
-		}
-		differ, where := samePixels(inside, e.watcher.Image, p.area, p.parked())
-		if differ == 0 {
-			return e.clock.at(e.watcher.Sequence()), nil
-		}
-		said = fmt.Sprintf("%d pixels differ, within %v of the desktop", differ, where)
+	err := p.equalTo(ctx, bubble, func() (*screen.Image, error) { return e.watcher.Image, e.watcher.Now(ctx) })
+	if err != nil {
+		return time.Time{}, err
 	}
+	return e.clock.at(e.watcher.Sequence()), nil
 }
 
 // pixels is the step of the day that proves equality once, with the job's terminal in motion.

@@ -323,7 +323,7 @@ type step struct {
 // play takes steps one by one, with a picture of each where they are wanted. It returns those that it took.
 func (p *player) play(ctx context.Context, name string, steps []step) ([]Step, error) {
 	for i, s := range steps {
-		stepCtx, cancel := context.WithTimeout(ctx, stepTimeout)
+		stepCtx, cancel := context.WithTimeout(ctx, p.patience())
 		took, err := s.do(stepCtx)
 		cancel()
 		if e := p.eyes[s.box]; e != nil && p.Out != "" {

@@ -18,6 +18,7 @@ import (
 
 // Report is report.json: what was done, how long it took, and whether every promise was kept.
 type Report struct {
+	Form          string   `json:"form"` // of the boxes: process or image
 	Steps         []Step   `json:"steps"`
 	Figures       []Figure `json:"figures"`
 	PixelsEqual   bool     `json:"pixels_equal"`   // a desktop's picture on a box was bit for bit what xwd read inside the bubble

@@ -75,6 +75,11 @@ func (p *player) withoutUDP(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
+	if p.site.Form() == house.ImageForm { // a machine's keyboard takes seconds for this: nobody types on while the box says that it waits
+		if _, err := p.slow(ctx); err != nil {
+			return 0, err
+		}
+	}
 	if err := p.enter(0, "clear; echo Carried $((4321*1234))\n"); err != nil {
 		return 0, err
 	}

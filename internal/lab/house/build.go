@@ -33,6 +33,7 @@ type Config struct {
 	Language refusal.Lang // of the site: what its boxes speak until a person is known; empty = English
 	Said     io.Writer    // one line for each part that is ready
 	Form     Form         // of the boxes; empty = ProcessForm
+	Dev      bool         // image form: of the form dev, which takes drills (agent/boot)
 	Cache    string       // image form: folder of fetched packages and of what machines of a model measure, kept between houses
 }
 
@@ -46,7 +47,7 @@ func Build(ctx context.Context, c Config) (*Site, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Site{House: h, Tray: &Tray{}, bin: h.bin, People: people(), Language: cmp.Or(c.Language, refusal.English), form: cmp.Or(c.Form, ProcessForm), cache: c.Cache}
+	s := &Site{House: h, Tray: &Tray{}, bin: h.bin, People: people(), Language: cmp.Or(c.Language, refusal.English), form: cmp.Or(c.Form, ProcessForm), cache: c.Cache, dev: c.Dev}
 	for _, part := range []struct {
 		name string
 		make func(context.Context) error

@@ -4,6 +4,7 @@ package house
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"sdbox/agent/screen"
 	"sdbox/firmware/eventlog"
 	"sdbox/firmware/reference"
 	"sdbox/internal/attest"
@@ -71,13 +73,21 @@ keys = ["release/release.pub"]
 	if _, err := s.program(ctx, "sdbox-image", "keys", s.secureBoot(), "--site", "Lab"); err != nil {
 		return err
 	}
+	var err error
+	if s.accelerator, err = vm.Accelerator(ctx); err != nil {
+		return err
+	}
 	return s.buildImage(ctx, imageVersion)
 }
 
 // buildImage builds one version, and has the house's release key sign what a box measures that runs it.
 func (s *Site) buildImage(ctx context.Context, version string) error {
-	_, err := s.program(ctx, "sdbox-image", "build", "--site", s.siteFile(), "--agent", filepath.Join(s.bin, "sdbox-agent"), "--version", version,
-		"--built", time.Now().UTC().Truncate(24*time.Hour).Format(time.RFC3339), "--cache", s.cache, "--out", s.imageDir(version))
+	args := []string{"build", "--site", s.siteFile(), "--agent", filepath.Join(s.bin, "sdbox-agent"), "--version", version,
+		"--built", time.Now().UTC().Truncate(24 * time.Hour).Format(time.RFC3339), "--cache", s.cache, "--out", s.imageDir(version)}
+	if s.dev {
+		args = append(args, "--dev")
+	}
+	_, err := s.program(ctx, "sdbox-image", args...)
 	if err != nil {
 		return err
 	}
@@ -104,7 +114,7 @@ func (s *Site) unit(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(s.cache, "unit-"+model)
+	path := filepath.Join(s.cache, "unit-"+model+"-"+s.firmwareKey())
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
@@ -125,7 +135,7 @@ func (s *Site) recordUnit(ctx context.Context) (log *eventlog.Log, err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	c := machineConfig()
-	c.Dir, c.Isolated = dir, true
+	c.Dir, c.Isolated, c.Accelerator = dir, true, s.accelerator
 	c.TPM = &tpmsim.Config{Dir: filepath.Join(dir, "tpm")}
 	if c.Firmware, err = s.newDisk(dir, dir); err != nil {
 		return nil, err
@@ -182,7 +192,25 @@ func (s *Site) newDisk(dir, inside string) (*vm.Firmware, error) {
 		return nil, errors.Join(err, disk.Close())
 	}
 	f := &vm.Firmware{Variables: filepath.Join(inside, "variables.fd"), Disk: filepath.Join(inside, "disk.img")}
-	return f, errors.Join(disk.Close(), vm.MakeVariables(filepath.Join(dir, "variables.fd"), s.secureBoot(), "db"))
+	return f, errors.Join(disk.Close(), vm.MakeVariables(filepath.Join(dir, "variables.fd"), s.secureBoot(), s.firmwareKey()))
+}
+
+// firmwareKey is the key whose programs the firmware of the house's machines starts.
+func (s *Site) firmwareKey() string {
+	if s.dev {
+		return "db-dev"
+	}
+	return "db"
+}
+
+// Drill breaks something in a box of the form dev on purpose; the lines are those of agent/boot.
+func (b *Box) Drill(line string) error {
+	m := b.on()
+	if m == nil {
+		return errNoImage
+	}
+	_, err := fmt.Fprintln(m.Drills(), line)
+	return err
 }
 
 // startMachine switches on the machine of a box, inside the box's place.
@@ -195,6 +223,7 @@ func (s *Site) startMachine(ctx context.Context, b *Box) error {
 		}
 	}
 	c := machineConfig()
+	c.Accelerator = s.accelerator
 	c.Dir, c.Inside, c.Firmware = b.Place.Outside(hardwareDir), hardwareDir, firmware
 	c.TPM = &tpmsim.Config{Dir: b.tpmDir, Authority: filepath.Join(filepath.Dir(b.tpmDir), "authority")}
 	c.EventsLog = filepath.Join(s.House.Logs(), b.Serial+".agent.log")
@@ -237,4 +266,44 @@ func dialMachine(m *vm.VM) func(context.Context) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", m.ReaderSocket())
 	}
+}
+
+// errNoImage says that only a machine has this.
+var errNoImage = errors.New("the box is no machine that is on")
+
+// Screendump is what QEMU shows on the display of a box in the image form.
+func (b *Box) Screendump(ctx context.Context) (*screen.Image, error) {
+	m := b.on()
+	if m == nil {
+		return nil, errNoImage
+	}
+	return m.Picture(ctx)
+}
+
+// ReadyAfter is how long the machine's last boot took from the first moment of its kernel to being ready for a card, by its own clock, as
+// its log says.
+func (b *Box) ReadyAfter() (time.Duration, error) {
+	m := b.on()
+	if m == nil {
+		return 0, errNoImage
+	}
+	var kernel time.Time // when it began
+	for _, line := range m.Events.Lines() {
+		var e struct {
+			Time time.Time `json:"time"`
+			MS   *int64    `json:"ms"` // since the kernel began
+			Msg  string    `json:"msg"`
+			To   string    `json:"to"`
+		}
+		if json.Unmarshal([]byte(line), &e) != nil {
+			continue
+		}
+		switch {
+		case e.Msg == "step" && e.MS != nil && kernel.IsZero():
+			kernel = e.Time.Add(-time.Duration(*e.MS) * time.Millisecond)
+		case e.Msg == "state" && e.To == "ready" && !kernel.IsZero():
+			return e.Time.Sub(kernel), nil
+		}
+	}
+	return 0, fmt.Errorf("%s was not ready, says its log", b.Serial)
 }

@@ -28,7 +28,7 @@ func hostFiles() []string {
 
 // devices are the host's that a place sees.
 func devices() []string {
-	return []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"}
+	return []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/kvm"}
 }
 
 // buildRoot lays out the root of a place at root, on a file system of the place's own.

@@ -73,7 +73,13 @@ type Site struct {
 	bin   string // folder of the shipped programs
 	form  Form
 	cache string
+
+	accelerator string // of the boxes' machines
+	dev         bool
 }
+
+// Form is how the house's boxes run.
+func (s *Site) Form() Form { return s.form }
 
 // errNoPerson says that nobody of that account is in the house.
 var errNoPerson = errors.New("there is no such person")

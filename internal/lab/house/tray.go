@@ -107,14 +107,21 @@ func (t *Tray) Insert(ctx context.Context, guid ident.GUID, box *Box) error {
 
 // Eject pulls a card out of whatever reader it is in, and returns when it is out.
 func (t *Tray) Eject(guid ident.GUID) error {
+	_, err := t.Pull(guid)
+	return err
+}
+
+// Pull does the same and says when it began to: a machine may take its time to acknowledge that a card is out.
+func (t *Tray) Pull(guid ident.GUID) (time.Time, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	c, err := t.findLocked(guid)
 	if err != nil {
-		return err
+		return time.Time{}, err
 	}
+	began := time.Now()
 	c.ejectLocked()
-	return nil
+	return began, nil
 }
 
 // Close pulls all cards and waits for them.

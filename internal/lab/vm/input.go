@@ -131,7 +131,7 @@ func (v *VM) Touch(ctx context.Context, impression finger.Template) error {
 	next := 0
 	for {
 		// The port is open as long as the guest waits for a finger. What it was told before it opened the port it drops.
-		after, err := v.finger(ctx, next, true)
+		after, err := v.asksFinger(ctx, next)
 		if err != nil {
 			return fmt.Errorf("place finger: the machine does not ask for one: %w", err)
 		}
@@ -139,7 +139,7 @@ func (v *VM) Touch(ctx context.Context, impression finger.Template) error {
 			return fmt.Errorf("place finger: %w", err)
 		}
 		taking, cancel := context.WithTimeout(ctx, takesFinger)
-		_, err = v.finger(taking, after, false)
+		_, _, err = v.Told.Await(taking, after, func(line string) bool { return aboutFinger(line) && !portOpen(line) })
 		cancel()
 		if err == nil || ctx.Err() != nil {
 			return err
@@ -148,19 +148,21 @@ func (v *VM) Touch(ctx context.Context, impression finger.Template) error {
 	}
 }
 
-// finger waits until the port of the finger is in a state, and returns the number of the line after the one that said so. What counts
-// is the last that was said of it.
-func (v *VM) finger(ctx context.Context, from int, open bool) (next int, err error) {
+// asksFinger waits until the port of the finger is open, and returns the number of the line after the one that said so. What counts is
+// the last that was said of it.
+func (v *VM) asksFinger(ctx context.Context, from int) (next int, err error) {
+	open := false
 	for {
-		next, state, seen := from, false, -1
-		for line, after, err := v.Told.Await(done(), next, aboutFinger); err == nil; line, after, err = v.Told.Await(done(), next, aboutFinger) {
-			next, seen, state = after, after, portOpen(line)
-		}
-		if seen >= 0 && state == open {
-			return seen, nil
-		}
-		if _, _, err := v.Told.Await(ctx, next, aboutFinger); err != nil {
-			return 0, err
+		line, after, err := v.Told.Await(done(), from, aboutFinger)
+		switch {
+		case err == nil:
+			from, open = after, portOpen(line)
+		case open:
+			return from, nil
+		default:
+			if _, _, err := v.Told.Await(ctx, from, aboutFinger); err != nil {
+				return 0, err
+			}
 		}
 	}
 }

@@ -33,7 +33,7 @@ func Model(ctx context.Context, c Config) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("model of the machine (package qemu-system-x86): %w", err)
 	}
-	c.Dir, c.Inside, c.accel, c.Isolated = "/", "/", "", false
+	c.Dir, c.Inside, c.Accelerator, c.Isolated = "/", "/", TCG, false
 	c.Firmware = &Firmware{Variables: "variables", Disk: "disk"}
 	fmt.Fprintf(sum, "%s%q", version, c.arguments())
 	return fmt.Sprintf("%x", sum.Sum(nil)[:10]), nil

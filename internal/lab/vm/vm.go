@@ -52,8 +52,9 @@ type Config struct {
 	Kernel, Initrd, CommandLine string
 	Firmware                    *Firmware
 
-	Memory      int   // MiB; 0 = 512
-	Video       Video // empty = StandardVideo
+	Memory      int    // MiB; 0 = 512
+	Accelerator string // empty = TCG; KVM only if the function Accelerator said so
+	Video       Video  // empty = StandardVideo
 	NoNetwork   bool
 	Isolated    bool     // its network gives it an address and leads nowhere
 	EndOnReboot bool     // a reboot ends the machine
@@ -65,8 +66,6 @@ type Config struct {
 	// Where QEMU runs, if not beside the caller: Inside is Dir as QEMU sees it, Run starts it with these arguments.
 	Inside string
 	Run    func(args []string) (Process, error)
-
-	accel string // set by Start
 }
 
 // VM is a machine that is on. Its methods may be called from any goroutine.
@@ -98,7 +97,6 @@ func Start(ctx context.Context, c Config) (*VM, error) {
 		return nil, fmt.Errorf("start machine: %w", err)
 	}
 	c.EventsLog = cmp.Or(c.EventsLog, filepath.Join(c.Dir, "events.log"))
-	c.accel = "tcg"
 	v := &VM{
 		Serial: newLog(filepath.Join(c.Dir, "serial.log")), Events: newLog(c.EventsLog), Told: newLog(filepath.Join(c.Dir, "qemu-events.log")),
 		cfg: c, stop: func() bool { return true },
@@ -263,4 +261,4 @@ func (v *VM) close() error {
 
 func (c Config) inside() string      { return cmp.Or(c.Inside, c.Dir) }
 func (c Config) memory() int         { return cmp.Or(c.Memory, 512) }
-func (c Config) accelerator() string { return c.accel }
+func (c Config) accelerator() string { return cmp.Or(c.Accelerator, TCG) }
