@@ -7,7 +7,7 @@ import (
 	"os"
 	"unsafe"
 
-	"golang.org/x/sys/unix"
+	"sdbox/internal/ioctl"
 )
 
 // wdiocSetTimeout is WDIOC_SETTIMEOUT of linux/watchdog.h: _IOWR('W', 6, int).
@@ -24,9 +24,9 @@ func openWatchdog(path string, seconds int) (*watchdog, error) {
 		return nil, fmt.Errorf("watchdog: %w", err)
 	}
 	half := int32(max(seconds/2, 2))
-	if _, _, e := unix.Syscall(unix.SYS_IOCTL, f.Fd(), wdiocSetTimeout, uintptr(unsafe.Pointer(&half))); e != 0 {
+	if err := ioctl.Do(f, wdiocSetTimeout, unsafe.Pointer(&half)); err != nil {
 		f.Close() // without a last 'V' it stays armed, with the hardware's own time
-		return nil, fmt.Errorf("watchdog: set %d s: %w", half, e)
+		return nil, fmt.Errorf("watchdog: set %d s: %w", half, err)
 	}
 	w := &watchdog{f}
 	return w, w.feed()
