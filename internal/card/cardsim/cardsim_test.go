@@ -19,7 +19,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"sdbox/internal/card"
 	"sdbox/internal/finger/fingersim"
@@ -469,16 +468,6 @@ func TestSignatureIsTheKeys(t *testing.T) {
 	require.Equal(t, "9000", sw)
 	require.True(t, ecdsa.VerifyASN1(&key.PublicKey, digest, data[4:]))
 }
-
-// tape is a reader that says all it will say at once, and takes every answer.
-type tape struct {
-	net.Conn
-	said *bytes.Reader
-}
-
-func (t tape) Read(b []byte) (int, error) { return t.said.Read(b) }
-func (tape) Write(b []byte) (int, error)  { return len(b), nil }
-func (tape) SetDeadline(time.Time) error  { return nil }
 
 // FuzzReader is a hostile reader: frames of vpcd's protocol, with controls and commands in them.
 func FuzzReader(f *testing.F) {

@@ -11,6 +11,7 @@ import (
 	"net"
 	"slices"
 	"testing"
+	"time"
 
 	"sdbox/internal/card"
 
@@ -188,3 +189,13 @@ func FuzzMachine(f *testing.F) {
 		}
 	})
 }
+
+// tape is a reader that says all it will say at once, and takes every answer.
+type tape struct {
+	net.Conn
+	said *bytes.Reader
+}
+
+func (t tape) Read(b []byte) (int, error) { return t.said.Read(b) }
+func (tape) Write(b []byte) (int, error)  { return len(b), nil }
+func (tape) SetDeadline(time.Time) error  { return nil }
