@@ -208,7 +208,7 @@ func (v *Viewer) point() error {
 	switch {
 	case !v.shown:
 		c = nil
-	case c.Bounds(v.pointer).Overlaps(v.mask):
+	case v.pointer.In(v.mask) || c.Bounds(v.pointer).Overlaps(v.mask): // a bubble may hide its own
 		c = v.arrow
 	}
 	if err := v.screen.Point(c, v.pointer, clip); err != nil {

@@ -238,6 +238,11 @@ func TestMaskKeepsSomebodyElsesDrawing(t *testing.T) {
 		require.Equal(t, byte(0xab), r.screen.Front().RGBAAt(210, y).R)
 	}
 	require.NotEqual(t, byte(255), r.screen.Front().RGBAAt(301, 137).R, "a bubble's pointer does not paint over it: the box's arrow does")
+	r.source.Cursor = &tile.Cursor{}
+	r.see(t, r.frame(t, image.Rect(0, 0, 1, 1)))
+	require.Equal(t, byte(0), r.screen.Front().RGBAAt(303, 140).R, "nor hides it there")
+	r.source.Cursor = &tile.Cursor{Width: 8, Height: 8, Pix: bytes.Repeat([]byte{0, 0, 255, 255}, 8*8)}
+	r.see(t, r.frame(t, image.Rect(0, 0, 1, 1)))
 	require.NoError(t, r.Pointer(190, 95))
 	require.Equal(t, byte(255), r.screen.Front().RGBAAt(192, 97).R)
 	require.NoError(t, r.Mask(image.Rectangle{}))
