@@ -16,27 +16,36 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestBoxUpdatesItself boots a box of one version in a house that offers the next: the box attests, fetches the delta, writes it to its
-// idle slot, starts again, shows that it works, and keeps the new version. QEMU needs minutes for the two starts.
-func TestBoxUpdatesItself(t *testing.T) {
+// TestBoxesUpdateThemselves boots two boxes of one version in a house that offers the next: one is let in and fetches it when nobody is
+// there, one is refused, for what it runs is good no more, and fetches it from the front door. Both write the delta to their idle slot,
+// start again, are believed as what they are then, show that they work, and keep the new version. QEMU needs minutes for the starts.
+func TestBoxesUpdateThemselves(t *testing.T) {
 	const next = "2026.11.25"
 	site, _ := build(t, house.Config{Form: house.ImageForm, Cache: "../../build/cache"})
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Minute)
 	defer cancel()
 	require.NoError(t, site.Release(ctx, next))
-	box := site.Boxes[0]
-	require.NoError(t, site.Boot(ctx, box))
 	began := time.Now()
-	log := filepath.Join(site.House.Logs(), box.Serial+".agent.log")
-	for _, step := range [][]string{{`"line is up"`}, {`"update"`, `"to":"` + next}, {`"update installed"`, next}, {`"system"`, next, `"trial":true`}, {`"committed"`, next}} {
-		require.NoError(t, told(ctx, log, step...), "%v", step)
-		t.Logf("%v after %v", step, time.Since(began).Round(time.Second))
+	follow := func(box *house.Box, steps ...[]string) {
+		for _, step := range steps {
+			require.NoError(t, told(ctx, filepath.Join(site.House.Logs(), box.Serial+".agent.log"), step...), "%s: %v", box.Serial, step)
+			t.Logf("%s: %v after %v", box.Serial, step, time.Since(began).Round(time.Second))
+		}
 	}
+	update := [][]string{{`"update"`, `"to":"` + next}, {`"update installed"`, next}, {`"system"`, next, `"trial":true`}, {`"line is up"`}, {`"committed"`, next}}
+	require.NoError(t, site.Boot(ctx, site.Boxes[0]))
+	follow(site.Boxes[0], []string{`"line is up"`})
+	_, err := site.Ctl(ctx, "reference", "retire", "lab-qemu 2026.11.24", "--reason", "replaced")
+	require.NoError(t, err)
+	require.NoError(t, site.Boot(ctx, site.Boxes[1]))
+	follow(site.Boxes[1], []string{`"link is down"`, "B03"})
+	follow(site.Boxes[0], update...)
+	follow(site.Boxes[1], update...)
 	text, err := site.Ctl(ctx, "box", "list")
 	require.NoError(t, err)
 	var boxes []struct{ Attested bool }
 	require.NoError(t, json.Unmarshal(text, &boxes))
-	require.True(t, boxes[0].Attested, "as what it is now")
+	require.True(t, boxes[0].Attested && boxes[1].Attested, "as what they are now: %s", text)
 }
 
 // told waits until a log has a line with both words.
