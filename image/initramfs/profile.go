@@ -27,7 +27,6 @@ type Profile struct {
 	Modules    []string            `toml:"modules"`    // wanted kernel modules, in the order they are to be loaded; what they need is found
 	Parameters map[string][]string `toml:"parameters"` // of modules, by name
 	Firmware   []string            `toml:"firmware"`   // files below /lib/firmware of a package of the lock
-	Packages   []string            `toml:"packages"`   // packages of the lock that hold the firmware
 	Hubs       bool                `toml:"hubs"`       // whether USB hubs are let in
 }
 
