@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"sdbox/image/uki"
+	"sdbox/internal/lab/usbsim"
 	"sdbox/internal/lab/vm"
 	"sdbox/internal/refusal"
 	"sdbox/internal/tpm/tpmsim"
@@ -27,6 +28,7 @@ type box struct {
 	*vm.VM
 	t    *testing.T
 	ctx  context.Context
+	dir  string
 	from int // lines of its log that were looked at
 }
 
@@ -40,6 +42,9 @@ func switchOn(t *testing.T, image []byte, c vm.Config) *box {
 	i, err := uki.Parse(image)
 	require.NoError(t, err)
 	c.Dir, c.Kernel, c.Initrd, c.EndOnReboot = dir, filepath.Join(dir, "linux"), filepath.Join(dir, "initrd"), true
+	for n := range c.Extra {
+		c.Extra[n] = strings.ReplaceAll(c.Extra[n], "DIR", dir)
+	}
 	c.CommandLine = strings.TrimRight(string(i.Section(uki.CommandLine)), "\x00\n")
 	require.NoError(t, os.WriteFile(c.Kernel, i.Section(uki.Linux), 0o600))
 	require.NoError(t, os.WriteFile(c.Initrd, i.Section(uki.Initrd), 0o600))
@@ -54,7 +59,7 @@ func switchOn(t *testing.T, image []byte, c vm.Config) *box {
 		}
 		require.NoError(t, v.Close())
 	})
-	return &box{VM: v, t: t, ctx: ctx}
+	return &box{VM: v, t: t, ctx: ctx, dir: dir}
 }
 
 // says waits for the next line of the box's log that holds all these words.
@@ -81,6 +86,22 @@ func (b *box) do(command string, pairs ...string) {
 		arguments[pairs[i]] = pairs[i+1]
 	}
 	require.NoError(b.t, b.Command(b.ctx, command, arguments, nil))
+}
+
+// refuses plugs a device in that is only its descriptors, and pulls it out when the screen has said what it is.
+func (b *box) refuses(descriptors []byte, code refusal.Code, why string) {
+	b.t.Helper()
+	device, err := usbsim.Parse(descriptors)
+	require.NoError(b.t, err)
+	ctx, out := context.WithCancel(b.ctx)
+	defer out()
+	pulled := make(chan error, 1)
+	go func() { pulled <- device.Plug(ctx, filepath.Join(b.dir, "usb.sock")) }()
+	b.says(`"usb refused"`, why)
+	b.shows(code)
+	out()
+	require.NoError(b.t, <-pulled)
+	b.says(`"over"`, `"code":"`+string(code))
 }
 
 // shows waits until the agent has refused by this code and the screen says it, words and suffix.
@@ -149,6 +170,7 @@ func TestRunningBoxTakesOnlyItsOwnPeripheralsAndSaysWhatIsMissing(t *testing.T) 
 		m := switchOn(t, b.UKI, vm.Config{NoNetwork: true, TPM: &tpmsim.Config{}, Extra: []string{
 			"-global", "qemu-xhci.p2=8", "-drive", "if=none,id=stick,format=raw,file=" + stick, // eight ports: QEMU plugs a hub into the last
 			"-netdev", "user,id=spare,restrict=on",
+			"-chardev", "socket,id=usb,server=on,wait=off,path=DIR/usb.sock", "-device", "usb-redir,bus=usb.0,chardev=usb",
 			"-netdev", "user,id=net,restrict=on,ipv6=off", "-device", "virtio-net-pci,netdev=net,id=card0,romfile=",
 		}})
 		m.says(`"msg":"usb"`, `"device":"08e6:4433"`, `"reader":true`)
@@ -163,6 +185,9 @@ func TestRunningBoxTakesOnlyItsOwnPeripheralsAndSaysWhatIsMissing(t *testing.T) 
 		m.says(`"usb refused"`, "network adapter")
 		m.shows(refusal.DeviceRefused)
 		m.do("device_del", "id", "usbnet")
+
+		m.refuses(usbsim.UnknownReader(), refusal.ReaderUnknown, "does not know")
+		m.refuses(usbsim.Both(usbsim.Keyboard(), usbsim.Stick()), refusal.DeviceRefused, "a store")
 
 		require.NoError(t, m.Events.AwaitText(m.ctx, `"card reader came"`))
 		m.do("device_del", "id", "reader")

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"sdbox/internal/lab/usbsim"
 	"sdbox/internal/refusal"
 
 	"github.com/stretchr/testify/require"
@@ -90,7 +91,7 @@ func (r *machineRoom) told() string {
 }
 
 func TestUSBIsDeniedButKeyboardsMiceAndReaders(t *testing.T) {
-	for name, c := range usbDevices(t) {
+	for name, c := range usbDevices() {
 		r := newMachineRoom(t)
 		e := r.usb("1-1", c.raw)
 		r.handle(e)
@@ -118,9 +119,9 @@ func TestUSBIsDeniedButKeyboardsMiceAndReaders(t *testing.T) {
 
 func TestWhatIsThereBeforeAnybodyListensIsTaken(t *testing.T) {
 	r := newMachineRoom(t)
-	r.usb("1-1", bytesOf(t, readerDevice, readerConfig))
-	r.usb("1-2", bytesOf(t, stickDevice, stickConfig))
-	r.usb("usb1", bytesOf(t, hubDevice, hubConfig)) // the controller's own hub
+	r.usb("1-1", usbsim.Reader())
+	r.usb("1-2", usbsim.Stick())
+	r.usb("usb1", usbsim.Hub()) // the controller's own hub
 	for class, d := range map[string]struct{ path, node, more string }{
 		"tpmrm":        {"devices/LNXSYSTM:00/tpmrm/tpmrm0", "tpmrm0", ""},
 		"input":        {"devices/virtual/input/event3", "input/event3", ""},
