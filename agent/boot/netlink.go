@@ -272,7 +272,7 @@ func parseAddress(m syscall.NetlinkMessage) (p netip.Prefix, index int, ok bool)
 type tiding struct {
 	adapter   int
 	resolvers []netip.Addr // RFC 8106
-	managed   bool         // the router says that DHCPv6 is there, for addresses or for the rest
+	managed   bool         // the router says that DHCPv6 gives addresses; one that has only the rest names resolvers by itself
 }
 
 // watchKernel hands on what changes until ctx ends. A loss of messages is news too.
@@ -300,7 +300,6 @@ func watchKernel(ctx context.Context, f *os.File, out chan<- tiding) error {
 // What a router advertisement set on an adapter (linux/if_link.h, net/if_inet6.h).
 const (
 	iflaInet6Flags = 1
-	raOther        = 0x80
 	raManaged      = 0x40
 )
 
@@ -320,7 +319,7 @@ func parseTiding(m syscall.NetlinkMessage) tiding {
 			}
 			for kind, value := range attributes(nested) {
 				if kind == iflaInet6Flags && len(value) >= 4 {
-					t.managed = binary.NativeEndian.Uint32(value)&(raOther|raManaged) != 0
+					t.managed = binary.NativeEndian.Uint32(value)&raManaged != 0
 				}
 			}
 		}

@@ -238,6 +238,19 @@ func TestIPv6ComesByAdvertisementAndDHCPv6(t *testing.T) {
 	require.Contains(t, c.box("-6", "route"), "default via fe80::")
 }
 
+func TestIPv6ComesByAdvertisementAlone(t *testing.T) {
+	t.Parallel()
+	c := plug(t)
+	ip(t, "link", "set", c.wall, "up")
+	ip(t, "addr", "add", "2001:db8:5::1/64", "dev", c.wall, "nodad")
+	c.house("--enable-ra", "--dhcp-range=2001:db8:5::,ra-stateless", "--dhcp-option=option6:dns-server,[2001:db8:5::53]", "--ra-param="+c.wall+",high,4")
+	up := c.until(Up)
+	for ; len(up.Resolvers) == 0; up = c.until(Up) {
+	}
+	require.True(t, netip.MustParsePrefix("2001:db8:5::/64").Contains(up.Address.Addr()))
+	require.Equal(t, []netip.Addr{netip.MustParseAddr("2001:db8:5::53")}, up.Resolvers)
+}
+
 // packet4 makes a datagram for a question.
 type packet4 func(*dhcpv4.DHCPv4) []byte
 
