@@ -118,7 +118,7 @@ func row(w io.Writer, cells ...string) {
 }
 
 func boxes(t io.Writer, list ...console.Box) {
-	row(t, "BOX", "COUNTRY", "SITE", "STATE", "ADDRESS")
+	row(t, "BOX", "COUNTRY", "SITE", "STATE", "SYSTEM", "ADDRESS")
 	for _, b := range list {
 		state := "registered"
 		switch {
@@ -129,7 +129,7 @@ func boxes(t io.Writer, list ...console.Box) {
 		case b.Enrolled:
 			state = "not connected"
 		}
-		row(t, b.Serial, b.Country, b.Site, state, b.Address)
+		row(t, b.Serial, b.Country, b.Site, state, b.System, b.Address)
 	}
 }
 

@@ -78,6 +78,9 @@ type Box struct {
 // Box returns what the result says of the box.
 func (r *Result) Box() Box { return r.Parts[boxSubmodule].Box }
 
+// Equals returns name and version of the reference values that the box equals.
+func (r *Result) Equals() string { return r.Parts[boxSubmodule].Policy }
+
 // Affirmed says whether a result, opened from its seal, affirms a box of this profile.
 func (r *Result) Affirmed() bool {
 	part, found := r.Parts[boxSubmodule]

@@ -60,7 +60,7 @@ func (c *Console) box(row registry.Box) Box {
 		b.Outer = append(b.Outer, p.String())
 	}
 	if l, ok := c.conf.Door.Lease(row.Address); ok {
-		b.Attested, b.Until = true, l.Expires.UTC()
+		b.Attested, b.System, b.Until = true, l.Reference, l.Expires.UTC()
 	}
 	return b
 }

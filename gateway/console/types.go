@@ -19,7 +19,8 @@ type Box struct {
 	Enrolled bool      `json:"enrolled"`
 	Attested bool      `json:"attested"`
 	Locked   bool      `json:"locked"`
-	Until    time.Time `json:"until,omitzero"` // end of the present attestation result
+	System   string    `json:"system,omitempty"` // name and version of the reference values that it equals now
+	Until    time.Time `json:"until,omitzero"`   // end of the present attestation result
 }
 
 // Person is POST and GET /api/v1/people.

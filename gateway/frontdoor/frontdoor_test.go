@@ -270,6 +270,7 @@ func TestBoxEnrolsProvesItsStateAndGetsATunnel(t *testing.T) {
 	held, ok := g.door.Lease(box.Address)
 	require.True(t, ok)
 	require.Equal(t, sha256.Sum256(lease.Result), held.Result)
+	require.Equal(t, "lab 1", held.Reference)
 
 	again := g.call(identity)
 	hash := sha256.Sum256(lease.Result)

@@ -33,6 +33,7 @@ type Lease struct {
 	TunnelKey   wire.Key
 	Certificate [32]byte // SHA-256 of the DER of the device certificate
 	Result      [32]byte // SHA-256 of the sealed result
+	Reference   string   // name and version of what it was found to be
 	Expires     time.Time
 }
 
@@ -231,7 +232,7 @@ func (v *visit) lease(ctx context.Context, m *wire.Evidence, box registry.Box, r
 		return nil, err
 	}
 	l := lease{
-		Lease:    Lease{Serial: box.Serial, Address: box.Address, TunnelKey: m.TunnelKey, Certificate: v.hash, Result: hash, Expires: time.Now().Add(d.conf.Lease)},
+		Lease:    Lease{Serial: box.Serial, Address: box.Address, TunnelKey: m.TunnelKey, Certificate: v.hash, Result: hash, Reference: result.Equals(), Expires: time.Now().Add(d.conf.Lease)},
 		previous: appraise.Previous{Statement: statement, Result: result},
 		log:      logged,
 		path:     tunnel.Path{Bearer: tunnel.UDP, Address: outerAddress(v.from)},
