@@ -47,7 +47,11 @@ func Main() {
 // begin brings the kernel to where devices may appear.
 func (m *machine) begin() error {
 	syscall.Umask(0o022)
-	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE) // of nobody, and of Ctrl+Alt+Del
+	// Nobody sends PID 1 these but the kernel at Ctrl+Alt+Del. They are caught and dropped: what is ignored stays so in what is started.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
+	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF); err != nil {
+		return fmt.Errorf("take Ctrl+Alt+Del from the kernel: %w", err)
+	}
 	if err := prepareRoot(); err != nil {
 		return err
 	}
@@ -159,8 +163,8 @@ func (m *machine) openFirmware(ctx context.Context) error {
 	return nil
 }
 
-// enforce switches the image's execution policy on. Only an image of the form dev may be without one, or be booted without Secure
-// Boot, whose keys the kernel checks it with.
+// enforce switches the image's execution policy on. Without Secure Boot, with whose keys the kernel checks it, the box goes on without
+// it: what the TPM has measured says so to the centre, which lets no such box in.
 func (m *machine) enforce() error {
 	signed, err := os.ReadFile(policyFile)
 	if errors.Is(err, os.ErrNotExist) {

@@ -50,7 +50,7 @@ func mountAll(table []mount) error {
 	return nil
 }
 
-// folders that roles write to: path, mode, owner, group.
+// folder is one row of the table of folders that roles share.
 type folder struct {
 	path     string
 	mode     os.FileMode
