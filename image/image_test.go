@@ -36,7 +36,7 @@ const cache = "../build/cache"
 
 // testLock is the lock that "make test" makes first: what the mirror has today. Without it the tests take the one of the tree.
 func testLock(t testing.TB) packages.Lock {
-	f, err := os.Open("../build/packages.lock")
+	f, err := os.Open("../build/cache/packages.lock")
 	if errors.Is(err, fs.ErrNotExist) {
 		l, err := Lock()
 		require.NoError(t, err)

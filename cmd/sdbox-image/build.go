@@ -153,6 +153,9 @@ func (c *lockCmd) Run(ctx context.Context, out io.Writer) error {
 			fmt.Fprintf(out, "  %s, was %s\n", p, cmp.Or(old.Version, "not there"))
 		}
 	}
+	if err := os.MkdirAll(filepath.Dir(c.Out), 0o755); err != nil {
+		return err
+	}
 	if err := os.WriteFile(c.Out, []byte(now.Text()), 0o644); err != nil {
 		return err
 	}

@@ -84,6 +84,11 @@ keys = ["release/release.pub"]
 func (s *Site) buildImage(ctx context.Context, version string) error {
 	args := []string{"build", "--site", s.siteFile(), "--agent", filepath.Join(s.bin, "sdbox-agent"), "--version", version,
 		"--built", time.Now().UTC().Truncate(24 * time.Hour).Format(time.RFC3339), "--cache", s.cache, "--out", s.imageDir(version)}
+	// What "make test" left there: the packages that the mirror has today.
+	lock := filepath.Join(s.cache, "packages.lock")
+	if _, err := os.Stat(lock); err == nil {
+		args = append(args, "--packages", lock)
+	}
 	if s.dev {
 		args = append(args, "--dev")
 	}
