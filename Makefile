@@ -17,7 +17,7 @@ test: ## install what is missing, then run everything with -race
 	@scripts/packages.sh demo image test
 	@scripts/axe.sh
 	@$(MAKE) --no-print-directory build
-	@$(BIN)/sdbox-image lock --out build/packages.lock
+	@$(BIN)/sdbox-image lock --out build/cache/packages.lock
 	@scripts/asroot.sh scripts/test.sh
 
 image: ## the operating system of a box, into build/image (SITE=FILE: your site's; else a lab's, made once)
