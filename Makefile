@@ -8,10 +8,10 @@ GO ?= go
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
-demo: ## install what is missing, build, play a researcher's day, stay up (ONCE=1: exit after the day)
+demo: ## install what is missing, build, play a researcher's day, stay up (ONCE=1: exit after the day; BOX=process: no QEMU)
 	@scripts/packages.sh demo image
 	@$(MAKE) --no-print-directory build
-	@scripts/asroot.sh $(BIN)/sdbox-lab day --bin $(BIN) --out build/demo $(if $(ONCE),--once)
+	@scripts/asroot.sh $(BIN)/sdbox-lab day --form $(or $(BOX),image) --bin $(BIN) --out build/demo $(if $(ONCE),--once)
 
 test: ## install what is missing, then run everything with -race
 	@scripts/packages.sh demo image test

@@ -48,10 +48,13 @@ func compile(t *testing.T, cgo string, args []string) {
 func TestScripts(t *testing.T) {
 	require.Zero(t, os.Geteuid(), "the lab makes namespaces: run the tests as root")
 	bin := programs(t)
+	cache, err := filepath.Abs("../../build/cache") // of fetched packages
+	require.NoError(t, err)
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("BIN", bin)
+			e.Setenv("CACHE", cache)
 			e.Setenv("PATH", bin+string(os.PathListSeparator)+os.Getenv("PATH"))
 			return nil
 		},

@@ -60,7 +60,7 @@ func (m *measurement) removals(ctx context.Context) error {
 		if _, _, err := m.login(ctx); err != nil {
 			return fmt.Errorf("login %d: %w", i+1, err)
 		}
-		limited, cancel := context.WithTimeout(ctx, sampleTimeout)
+		limited, cancel := context.WithTimeout(ctx, emulatedTimeout)
 		pulled, err := m.site.Tray.Pull(m.person.GUID)
 		if err == nil {
 			black, awaitErr := m.eyes[0].await(limited, dark)
@@ -83,7 +83,7 @@ func (m *measurement) displays(ctx context.Context) error {
 	}
 	equal := 0
 	for i := range m.Samples.Pixels {
-		limited, cancel := context.WithTimeout(ctx, sampleTimeout)
+		limited, cancel := context.WithTimeout(ctx, emulatedTimeout)
 		what, at := newPattern(), m.anywhere()
 		err := m.painters[m.shown].draw(what, at)
 		if err == nil {

@@ -143,7 +143,7 @@ func (m *measurement) showing(ctx context.Context, what *pattern, at image.Point
 // had the finger, and when the first right frame came. The pattern is drawn before the bubble is attached, and no pixel of it
 // can come before that.
 func (m *measurement) login(ctx context.Context) (finger, right time.Time, err error) {
-	ctx, cancel := context.WithTimeout(ctx, sampleTimeout)
+	ctx, cancel := context.WithTimeout(ctx, m.patience())
 	defer cancel()
 	if finger, err = m.present(ctx, 0, m.person); err != nil {
 		return finger, right, err
