@@ -66,7 +66,6 @@ type Site struct {
 	Gateways []string     `json:"gateways,omitempty"` // host:port of front doors, to be tried first
 	Layout   string       `json:"layout,omitempty"`   // of the keyboard
 	Language refusal.Lang `json:"language,omitempty"`
-	Proxy    string       `json:"proxy,omitempty"`
 }
 
 // Trouble is a device that the box will not use, or cannot; over when it is gone again.
