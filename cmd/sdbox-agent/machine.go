@@ -78,7 +78,8 @@ func machine(_ context.Context, config string, o output) (err error) {
 	return printEvents(c.Hardware.Log, registers, o)
 }
 
-// printEvents prints what the firmware measured, without what a machine's boot entries add: by that machines of a model are known.
+// printEvents prints what the firmware measured, without what differs between machines of a model: by the
+// others a model is known.
 // A log that does not give the registers explains nothing: it is left out.
 func printEvents(path string, registers []tpm.PCR, o output) error {
 	log, err := eventlog.Read(path)
@@ -95,7 +96,7 @@ func printEvents(path string, registers []tpm.PCR, o output) error {
 	}
 	for _, register := range reference.ByEvents() {
 		for _, e := range log.Of(register) {
-			if !e.BootVariable() {
+			if !e.MayVary() {
 				fmt.Fprintf(o.out, "%s %s\n", reference.EventLine(register, reference.Event{Type: e.Type, Digest: e.Digest}), e)
 			}
 		}

@@ -18,6 +18,7 @@ type Type uint32
 const (
 	NoAction Type = 0x00000003 // logged, not measured
 
+	gptEvent      Type = 0x80000006
 	variableBoot  Type = 0x80000002 // the digest covers the variable's value alone
 	variableBoot2 Type = 0x8000000c // the digest covers the whole data
 )
@@ -166,6 +167,21 @@ func (e Event) BootVariable() bool {
 	}
 	return sha256.Sum256(covered) == e.Digest && v.isBootEntry()
 }
+
+// DiskLayout says whether this measures where the partitions of the disk lie that the machine starts from (TCG PFP 1.05, 10.4.1,
+// EV_EFI_GPT_EVENT): another in a machine with a larger disk. The digest must be that of the data, and the data a partition table and
+// nothing else. Nothing on the disk is trusted for lying where it lies: what the firmware loads from it is measured again in register 4.
+func (e Event) DiskLayout() bool {
+	const header, count, entry, most = 92, 8, 128, 128 // bytes (UEFI 2.10, 5.3.2 and 5.3.3), and partitions
+	if e.PCR != 5 || e.Type != gptEvent || len(e.Data) < header+count || sha256.Sum256(e.Data) != e.Digest {
+		return false
+	}
+	partitions := binary.LittleEndian.Uint64(e.Data[header:])
+	return string(e.Data[:8]) == "EFI PART" && partitions <= most && uint64(len(e.Data)) == header+count+partitions*entry
+}
+
+// MayVary says whether this is one of the measurements that differ between machines of one model.
+func (e Event) MayVary() bool { return e.BootVariable() || e.DiskLayout() }
 
 var bootEntry = regexp.MustCompile(`^Boot[0-9A-F]{4}$`)
 

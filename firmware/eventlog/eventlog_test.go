@@ -235,6 +235,34 @@ func TestOnlyBootEntriesOfTheirOwnShapeMayVary(t *testing.T) {
 	}
 }
 
+// The data is that of the image's disk; the digest is what OVMF measured of it.
+func TestDiskLayoutMayVaryAndNothingElseOfItsKind(t *testing.T) {
+	data, err := os.ReadFile("testdata/gpt-event")
+	require.NoError(t, err)
+	layout := func(data []byte) Event { return Event{PCR: 5, Type: gptEvent, Digest: sha256.Sum256(data), Data: data} }
+	good := layout(data)
+	require.Equal(t, "bbf887a8bfee27be29480abe8919b0e21a36e95f6907a18dc34531d6045ae6a2", hex.EncodeToString(good.Digest[:]))
+	require.True(t, good.DiskLayout() && good.MayVary() && !good.BootVariable())
+	larger := bytes.Clone(data)
+	larger[33]++ // where the copy of the header lies
+	require.True(t, layout(larger).MayVary())
+	require.True(t, layout(append(bytes.Clone(data[:92]), make([]byte, 8)...)).MayVary(), "no partition")
+	for why, change := range map[string]func(*Event){
+		"another register": func(e *Event) { e.PCR = 1 },
+		"another type":     func(e *Event) { e.Type = 0x80000007 },
+		"another digest":   func(e *Event) { e.Digest[0] ^= 1 },
+		"another header":   func(e *Event) { *e = layout(append([]byte("EFI PARK"), data[8:]...)) },
+		"cut":              func(e *Event) { *e = layout(data[:len(data)-1]) },
+		"short":            func(e *Event) { *e = layout(data[:99]) },
+		"more":             func(e *Event) { *e = layout(append(bytes.Clone(data), 0)) },
+		"a count of 2^57":  func(e *Event) { d := bytes.Clone(data); d[99] = 2; *e = layout(d) },
+	} {
+		e := good
+		change(&e)
+		require.False(t, e.MayVary(), why)
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	for _, name := range []string{oneBank, threeBanks} {
 		raw, _ := recorded(f, name)
@@ -249,6 +277,9 @@ func FuzzParse(f *testing.F) {
 	for name, value := range map[string][]byte{"BootNext": {1, 0}, "Boot0001": put(1, uint16(4), "\x00\x00", end), "Boot0003": put(1, uint16(9), "a"), "Boot0004": put(1, uint16(4), "\x00\x00abcd"), "Boot0005": {1}, "Setup": nil} {
 		f.Add((&Log{Events: []Event{boot(variableBoot2, globalVariable, name, value)}}).Encode())
 	}
+	table, err := os.ReadFile("testdata/gpt-event")
+	require.NoError(f, err)
+	f.Add((&Log{Events: []Event{{PCR: 5, Type: gptEvent, Digest: sha256.Sum256(table), Data: table}}}).Encode())
 	for kind := range Type(0x13) {
 		f.Add((&Log{Events: []Event{{Type: kind, Data: []byte("text")}, {Type: 0x80000000 + kind}, {Type: 0x800000e0 + kind}}}).Encode())
 	}
@@ -267,6 +298,7 @@ func FuzzParse(f *testing.F) {
 			require.NotContains(t, e.String(), "\x1b")
 			require.NotEqual(t, [32]byte{}, values[e.PCR])
 			require.True(t, !e.BootVariable() || e.PCR == 1)
+			require.True(t, !e.DiskLayout() || e.PCR == 5)
 		}
 	})
 }

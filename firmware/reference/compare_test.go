@@ -4,6 +4,7 @@ package reference
 
 import (
 	"crypto/sha256"
+	"os"
 	"slices"
 	"testing"
 
@@ -66,6 +67,22 @@ func TestFirmwareIsKnownByItsEventsWhateverItsBootEntries(t *testing.T) {
 	require.Len(t, updated.Events, len(log.Events)+1)
 	require.NotEqual(t, log.Replay()[1], updated.Replay()[1])
 	require.Empty(t, v.Compare(measured(updated), updated))
+}
+
+func TestDiskOfAnotherSizeIsNoOtherMachineUnlessItsLayoutIsListed(t *testing.T) {
+	log, v := recorded(t)
+	data, err := os.ReadFile("../eventlog/testdata/gpt-event")
+	require.NoError(t, err)
+	layout := eventlog.Event{PCR: 5, Type: 0x80000006, Digest: sha256.Sum256(data), Data: data}
+	with := &eventlog.Log{Events: append(slices.Clone(log.Events), layout)}
+	require.Empty(t, v.Compare(measured(with), with))
+	for i := range v.PCRs {
+		if v.PCRs[i].Index == 5 {
+			v.PCRs[i].Events = append(v.PCRs[i].Events, Event{layout.Type, layout.Digest})
+		}
+	}
+	require.Empty(t, v.Compare(measured(with), with))
+	require.Equal(t, []string{"PCR 5: EV_EFI_GPT_EVENT bbf887a8bfee27be29480abe8919b0e21a36e95f6907a18dc34531d6045ae6a2 is missing"}, words(v.Compare(measured(log), log)))
 }
 
 func TestEveryOtherEventMustBeKnown(t *testing.T) {

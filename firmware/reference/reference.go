@@ -16,7 +16,7 @@
 //
 //	event 2 0x00000004 df3f619804a92fdb4057192dc43dd748ea778adc52bc498ce80524c014b81119
 //
-// What a machine's own list of boot entries adds to register 1 may then vary.
+// What a machine's own list of boot entries adds to register 1, and the partition table of its disk to register 5, may then vary.
 package reference
 
 import (
