@@ -39,7 +39,8 @@ func (p *player) measureMachines(ctx context.Context) error {
 	return nil
 }
 
-// boots reads in the boxes' logs when they were ready.
+// boots reads in the boxes' logs when they were ready. They started beside a gateway, its bubbles and one another, on the same processors;
+// what a machine takes that is alone is measured by its own tests.
 func (m *measurement) boots(context.Context) error {
 	var took []float64
 	for _, b := range m.site.Boxes {
@@ -49,7 +50,7 @@ func (m *measurement) boots(context.Context) error {
 		}
 		took = append(took, milliseconds(ready))
 	}
-	m.add("kernel start to ready, the machine's own clock", "ms", 9000, 4000, took)
+	m.add("kernel start to ready beside the whole house, own clock", "ms", 20000, 4000, took)
 	return nil
 }
 

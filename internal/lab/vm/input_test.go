@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"sdbox/agent/keys"
@@ -97,5 +98,26 @@ func FuzzMemory(f *testing.F) {
 				t.Fatal("a table longer than the memory")
 			}
 		}
+	})
+}
+
+// FuzzLog is a guest that writes anything to a port of its: no line is too long, and none is lost but for the oldest.
+func FuzzLog(f *testing.F) {
+	f.Add([]byte("{}\n"), 1)
+	f.Add([]byte("no end of line"), 3)
+	f.Add(bytes.Repeat([]byte{0}, maxLine+1), 2)
+	f.Add([]byte("\r\n\n"), 40)
+	dir := f.TempDir()
+	f.Fuzz(func(t *testing.T, said []byte, times int) {
+		l := newLog(filepath.Join(dir, "log"))
+		whole := bytes.Repeat(said, max(0, min(times, 40)))
+		require.NoError(t, l.read(bytes.NewReader(whole)))
+		for _, line := range l.Lines() {
+			require.LessOrEqual(t, len(line), maxLine)
+		}
+		require.GreaterOrEqual(t, l.Mark(), bytes.Count(whole, []byte("\n")))
+		_, _, err := l.Await(t.Context(), l.Mark(), func(string) bool { return true })
+		require.ErrorIs(t, err, errEnded)
+		require.NoError(t, os.Truncate(l.Path(), 0))
 	})
 }

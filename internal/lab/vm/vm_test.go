@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -65,6 +66,46 @@ func guest(t *testing.T, dir string, modules [][]byte) string {
 
 // TestAMachineRunsAndTellsAndIsSeen runs the guest on each display the image knows: every pixel it draws is one that QEMU shows, every
 // key that QEMU sends is heard, and a keyboard that types as no person does no longer is.
+// helped names the folder, with kernel and initramfs in it, for a copy of this test that only starts a machine.
+const helped = "SDBOX_VM_OWNER"
+
+// TestMachineEndsWithItsOwner kills a process that has a machine; the kernel takes QEMU and swtpm with it.
+func TestMachineEndsWithItsOwner(t *testing.T) {
+	if dir := os.Getenv(helped); dir != "" {
+		m, err := vm.Start(t.Context(), vm.Config{Dir: dir, Kernel: dir + "/kernel", Initrd: dir + "/root.cpio", TPM: &tpmsim.Config{Dir: dir + "/tpm"}})
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(dir+"/started", nil, 0o600))
+		<-m.Done()
+		return
+	}
+	dir := shortDir(t)
+	image, modules := kernel(t, dir)
+	require.NoError(t, os.Rename(image, dir+"/kernel"))
+	guest(t, dir, modules)
+	owner := exec.Command(os.Args[0], "-test.run=^TestMachineEndsWithItsOwner$")
+	owner.Env = append(os.Environ(), helped+"="+dir)
+	require.NoError(t, owner.Start())
+	require.Eventually(t, func() bool { _, err := os.Stat(dir + "/started"); return err == nil }, patience, 50*time.Millisecond)
+	require.Len(t, naming(t, dir), 2, "QEMU and swtpm")
+	require.NoError(t, owner.Process.Kill())
+	require.Error(t, owner.Wait())
+	require.Eventually(t, func() bool { return len(naming(t, dir)) == 0 }, time.Minute, 50*time.Millisecond)
+}
+
+// naming returns the programs, QEMU and swtpm, whose command lines name a folder.
+func naming(t *testing.T, dir string) (found []string) {
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	require.NoError(t, err)
+	for _, file := range files {
+		line, err := os.ReadFile(file)
+		program, _, _ := strings.Cut(string(line), "\x00")
+		if err == nil && (strings.Contains(program, "qemu") || strings.Contains(program, "swtpm")) && strings.Contains(string(line), dir) {
+			found = append(found, program)
+		}
+	}
+	return found
+}
+
 func TestAMachineRunsAndTellsAndIsSeen(t *testing.T) {
 	dir := shortDir(t)
 	image, modules := kernel(t, dir)
