@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"sdbox/internal/finger"
 	"sdbox/internal/finger/fingersim"
@@ -54,6 +55,7 @@ type Box struct {
 	mu       sync.Mutex
 	agent    *Program           // of the process form, nil until Boot; guarded by mu
 	machine  *vm.VM             // of the image form, nil until Boot; guarded by mu
+	emptied  time.Time          // when a card last left its reader; guarded by mu
 	stopShow context.CancelFunc // ends what keeps the screen file as the machine's display is; guarded by mu
 }
 

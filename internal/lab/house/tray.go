@@ -156,13 +156,43 @@ func (c *trayCard) ejectLocked() {
 // reader is the box's card reader, for a card: what it returns has the card in it until its context ends.
 func (b *Box) reader(ctx context.Context, sim *cardsim.Sim) (func(context.Context) error, error) {
 	if m := b.on(); m != nil {
-		return func(ctx context.Context) error { return sim.InsertVSCard(ctx, dialMachine(m)) }, nil
+		return func(ctx context.Context) error {
+			if err := b.slotIsSeen(ctx); err != nil {
+				return err
+			}
+			defer b.slotIsEmpty()
+			return sim.InsertVSCard(ctx, dialMachine(m))
+		}, nil
 	}
 	conn, err := dialReader(ctx, b.Place)
 	if err != nil {
 		return nil, err
 	}
 	return func(ctx context.Context) error { return sim.InsertVPCD(ctx, again(conn, b.Place)) }, nil
+}
+
+// betweenCards is how long a person takes from one card to the next. The driver of the machine's reader hears once that the slot has
+// changed: of a card that came before it looked it believes that there is none.
+const betweenCards = 2 * time.Second
+
+// slotIsSeen waits until the machine has seen that its slot is empty.
+func (b *Box) slotIsSeen(ctx context.Context) error {
+	b.mu.Lock()
+	rest := time.NewTimer(time.Until(b.emptied.Add(betweenCards)))
+	b.mu.Unlock()
+	defer rest.Stop()
+	select {
+	case <-rest.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (b *Box) slotIsEmpty() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.emptied = time.Now()
 }
 
 // again gives a card the connection that stands, then a new one each time the reader did not see the card coming.

@@ -17,6 +17,9 @@ import (
 // events; those of a guest that stands still for longer than it takes to type them are lost.
 const keyPace = 30 * time.Millisecond
 
+// fingerComes is how long after being asked a person has a finger on the sensor. What is there before the guest listens, it drops.
+const fingerComes = 500 * time.Millisecond
+
 // takesFinger is how long a guest may take to read an impression before it is placed once more.
 const takesFinger = 20 * time.Second
 
@@ -130,10 +133,13 @@ func (v *VM) Touch(ctx context.Context, impression finger.Template) error {
 	defer v.touching.Unlock()
 	next := 0
 	for {
-		// The port is open as long as the guest waits for a finger. What it was told before it opened the port it drops.
+		// The port is open as long as the guest waits for a finger.
 		after, err := v.asksFinger(ctx, next)
 		if err != nil {
 			return fmt.Errorf("place finger: the machine does not ask for one: %w", err)
+		}
+		if err := pause(ctx, fingerComes); err != nil {
+			return fmt.Errorf("place finger: %w", err)
 		}
 		if _, err := v.fingerPort.Write(frame.Bytes()); err != nil {
 			return fmt.Errorf("place finger: %w", err)
