@@ -218,14 +218,19 @@ func (b *Box) Drill(line string) error {
 	return err
 }
 
+// equip gives the machine of a box a disk and a firmware, once.
+func (s *Site) equip(b *Box) (*vm.Firmware, error) {
+	if _, err := os.Stat(filepath.Join(b.Place.dir, "disk.img")); err != nil {
+		return s.newDisk(b.Place.dir, insideDir)
+	}
+	return &vm.Firmware{Variables: filepath.Join(insideDir, "variables.fd"), Disk: filepath.Join(insideDir, "disk.img")}, nil
+}
+
 // startMachine switches on the machine of a box, inside the box's place.
 func (s *Site) startMachine(ctx context.Context, b *Box) error {
-	dir := b.Place.dir
-	firmware := &vm.Firmware{Variables: filepath.Join(insideDir, "variables.fd"), Disk: filepath.Join(insideDir, "disk.img")}
-	if _, err := os.Stat(filepath.Join(dir, "disk.img")); errors.Is(err, os.ErrNotExist) {
-		if firmware, err = s.newDisk(dir, insideDir); err != nil {
-			return err
-		}
+	firmware, err := s.equip(b)
+	if err != nil {
+		return err
 	}
 	c := machineConfig()
 	c.Accelerator = s.accelerator

@@ -82,6 +82,9 @@ func (s *Site) EndingCard(ctx context.Context, until time.Time) (ident.GUID, err
 // The firmware of a machine gets a second key whose programs it starts, before its next boot.
 func (s *Site) Tamper(b *Box) error {
 	if s.form == ImageForm {
+		if _, err := s.equip(b); err != nil {
+			return err
+		}
 		return vm.MakeVariables(filepath.Join(b.Place.dir, "variables.fd"), s.secureBoot(), "db", "db-dev")
 	}
 	log, err := eventlog.Read(b.Place.Outside(eventLog))
