@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 .DEFAULT_GOAL := help
-.PHONY: help demo test image image-lock kernel bench fuzz fmt build packages
+.PHONY: help demo test test-vm image image-lock kernel bench fuzz fmt build packages
 
 BIN := build/bin
 GO ?= go
@@ -19,6 +19,12 @@ test: ## install what is missing, then run everything with -race
 	@$(MAKE) --no-print-directory build
 	@$(BIN)/sdbox-image lock --out build/cache/packages.lock
 	@scripts/asroot.sh scripts/test.sh
+
+test-vm: ## every test that starts a machine under QEMU, as a table (README=1: into image/README.md)
+	@scripts/packages.sh demo image test
+	@$(MAKE) --no-print-directory build
+	@$(BIN)/sdbox-image lock --out build/cache/packages.lock
+	@scripts/asroot.sh scripts/testvm.sh
 
 image: ## the operating system of a box, into build/image (SITE=FILE: your site's; else a lab's, made once)
 	@scripts/packages.sh image

@@ -6,4 +6,4 @@ if [ "$(id -u)" -eq 0 ]; then
 	exec "$@"
 fi
 command -v sudo >/dev/null || { echo "sdbox needs root for its network namespaces" >&2; echo "hint: run this as root or install sudo" >&2; exit 1; }
-exec sudo --preserve-env=PATH,HOME,FEW,GOFLAGS,GOPROXY,GOCACHE,GOMODCACHE "$@"
+exec sudo --preserve-env=PATH,HOME,FEW,README,GOFLAGS,GOPROXY,GOCACHE,GOMODCACHE "$@"

@@ -13,11 +13,12 @@ if [ -n "$unformatted" ]; then
 fi
 go vet ./... || exit 1
 export SDBOX_BIN="$PWD/build/bin"
-machines="./image ./internal/lab/vm ./test/e2e"
-others=$(go list ./... | grep -vxE "sdbox/($(echo $machines | sed 's|\./||g; s| |\||g'))")
+machines=$(awk '!/^#/ && NF { print $1 }' scripts/machines.txt | sort -u)
+others=$(go list ./... | grep -vxF "$(printf 'sdbox/%s\n' $machines)")
+long=$(awk '$3 == "long" { print "^" $2 "$" }' scripts/machines.txt | paste -sd'|')
 code=0
 go test -race -count=1 -v -timeout 15m "$@" $others >"$log" 2>&1 || code=1
-go test -race -count=1 -v -timeout 30m -p 1 "$@" $machines >>"$log" 2>&1 || code=1
+go test -race -count=1 -v -timeout 30m -p 1 -skip "$long" "$@" $(printf './%s\n' $machines) >>"$log" 2>&1 || code=1
 grep -E '^(ok|FAIL|---? FAIL|panic:|\?)|no test files|\[build failed\]|^WARNING: DATA RACE' "$log" | grep -v '^?' || true
 if [ $code -ne 0 ]; then
 	echo
