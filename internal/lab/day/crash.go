@@ -3,18 +3,25 @@
 package day
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"time"
 
+	"sdbox/agent/screen"
 	"sdbox/agent/viewer"
 	"sdbox/internal/lab/house"
 )
 
-// safeWithin is how long a picture may stand on the screen of a box whose agent has ended, and the words to be read, on a machine that
-// is emulated.
+// safeWithin is how long a picture may stand on the screen of a box whose agent has ended, on a machine that is emulated.
 const safeWithin = 5 * time.Second
+
+// What killAgent looks at: a row of the bar, by which it knows whose picture it is, and how many pictures it keeps.
+const (
+	barRow       = 10
+	keptPictures = 8
+)
 
 // Crashes plays a session in a house whose boxes are machines of the form dev: the agent, then the card daemon, are killed in it.
 func Crashes(ctx context.Context, site *house.Site, o Options) ([]Step, error) {
@@ -34,16 +41,53 @@ func Crashes(ctx context.Context, site *house.Site, o Options) ([]Step, error) {
 	})
 }
 
+// killAgent kills the agent and finds the safe screen among the pictures until her desktop is back. It may stand for less time than it takes
+// to be read, so the pictures are kept and read afterwards.
 func (p *player) killAgent(ctx context.Context) (time.Duration, error) {
+	e := p.eyes[0]
+	if err := e.watcher.Now(ctx); err != nil {
+		return 0, err
+	}
+	bar := bytes.Clone(e.watcher.Image.Row(barRow, 0, house.ScreenWidth/4))
 	began := time.Now()
 	if err := p.site.Boxes[0].Drill("kill agent"); err != nil {
 		return 0, err
 	}
-	took, err := p.since(ctx, began, "Your work goes on")
-	if err == nil && took > safeWithin {
-		err = fmt.Errorf("the screen said so after %v only", took)
+	var first time.Time
+	var seen []*screen.Image
+	for len(seen) < keptPictures {
+		if err := e.watcher.Next(ctx); err != nil {
+			return 0, err
+		}
+		if bytes.Equal(bar, e.watcher.Image.Row(barRow, 0, house.ScreenWidth/4)) {
+			if len(seen) > 0 {
+				break // she works again
+			}
+			continue
+		}
+		if first.IsZero() {
+			first = time.Now()
+		}
+		kept := screen.NewImage(house.ScreenWidth, house.ScreenHeight)
+		kept.Copy(e.watcher.Image, kept.Bounds())
+		seen = append(seen, kept)
 	}
-	return took, err
+	took := first.Sub(began)
+	if took > safeWithin {
+		return took, fmt.Errorf("the picture was gone after %v only", took)
+	}
+	var read []string
+	for _, picture := range seen {
+		text, err := recognise(ctx, picture)
+		if err != nil {
+			return took, err
+		}
+		if holds(text, []string{"Your work goes on"}) {
+			return took, nil
+		}
+		read = append(read, text)
+	}
+	return took, fmt.Errorf("no safe screen among %d pictures, which say %q", len(seen), read)
 }
 
 func (p *player) agentBack(ctx context.Context) (time.Duration, error) {
