@@ -108,7 +108,9 @@ func (c *cable) hostile(script []answer) {
 	bind := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
 		var optionErr error
 		err := raw.Control(func(fd uintptr) {
-			optionErr = errors.Join(unix.BindToDevice(int(fd), c.wall), unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 1))
+			optionErr = errors.Join(unix.BindToDevice(int(fd), c.wall), unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 1),
+				// dnsmasq of another test takes the port before it says at which interface.
+				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
 		})
 		return errors.Join(err, optionErr)
 	}}
