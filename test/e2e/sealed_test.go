@@ -73,7 +73,8 @@ func work(t *testing.T, site *house.Site) {
 	require.NoError(t, site.Tray.Insert(ctx, person.GUID, box))
 	impression, err := person.Impression(house.Right)
 	require.NoError(t, err)
-	require.NoError(t, box.Touch(ctx, impression))
+	_, err = box.Touch(ctx, impression)
+	require.NoError(t, err)
 	require.Eventually(t, func() bool { // Enter before the list is there does nothing
 		require.NoError(t, box.Keyboard.Send(house.Tap(house.KeyEnter)...))
 		require.NoError(t, eyes.Now(ctx))

@@ -160,7 +160,7 @@ func (m *measurement) login(ctx context.Context) (finger, right time.Time, err e
 	return finger, right, errors.Join(err, m.painters[0].clear())
 }
 
-// present inserts a person's card and places her finger; it returns when the box had the finger.
+// present inserts a person's card and places her finger; it returns when the finger was handed over.
 func (m *measurement) present(ctx context.Context, box int, person *house.Person) (time.Time, error) {
 	if err := m.site.Tray.Insert(ctx, person.GUID, m.site.Boxes[box]); err != nil {
 		return time.Time{}, err
@@ -169,8 +169,7 @@ func (m *measurement) present(ctx context.Context, box int, person *house.Person
 	if err != nil {
 		return time.Time{}, err
 	}
-	err = m.site.Boxes[box].Touch(ctx, impression)
-	return time.Now(), err
+	return m.site.Boxes[box].Touch(ctx, impression)
 }
 
 // hurried presses Enter on a box again and again, as a person who cannot wait for the list, until f returns.

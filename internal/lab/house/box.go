@@ -147,16 +147,17 @@ func (b *Box) powerTPM(ctx, running context.Context) error {
 	return errors.Join(tpmsim.Boot(b.Place.Outside(tpmSocket), boot), os.WriteFile(b.Place.Outside(eventLog), boot.Encode(), 0o444), ctx.Err())
 }
 
-// Touch places a finger on the box's sensor and returns when the box has taken it. It waits for the box to ask.
-func (b *Box) Touch(ctx context.Context, impression finger.Template) error {
+// Touch places a finger on the box's sensor, once the box asks for one, and returns when the box has taken it; placed is when it was
+// handed over.
+func (b *Box) Touch(ctx context.Context, impression finger.Template) (placed time.Time, err error) {
 	if m := b.on(); m != nil {
 		return m.Touch(ctx, impression)
 	}
 	select {
 	case b.touch <- impression:
-		return nil
+		return time.Now(), nil
 	case <-ctx.Done():
-		return fmt.Errorf("place finger on %s: the box does not ask for one: %w", b.Serial, ctx.Err())
+		return time.Time{}, fmt.Errorf("place finger on %s: the box does not ask for one: %w", b.Serial, ctx.Err())
 	}
 }
 

@@ -276,7 +276,7 @@ func (l *Lab) finger(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), touchWait)
 	defer cancel()
-	if err := box.Touch(ctx, impression); err != nil {
+	if _, err := box.Touch(ctx, impression); err != nil {
 		done(w, errors.New("the box is not asking for a finger now"))
 		return
 	}

@@ -122,12 +122,12 @@ func wheel(steps int32) (made []inputEvent) {
 	return made
 }
 
-// Touch places a finger on the sensor behind the port FingerPort, and returns when the guest has taken the impression. It waits for the
-// guest to ask for one.
-func (v *VM) Touch(ctx context.Context, impression finger.Template) error {
+// Touch places a finger on the sensor behind the port FingerPort, once the guest asks for one. When it returns the guest has taken the
+// impression; placed is when it was handed over, which the guest may have answered meanwhile.
+func (v *VM) Touch(ctx context.Context, impression finger.Template) (placed time.Time, err error) {
 	var frame bytes.Buffer
 	if err := finger.WriteFrame(&frame, impression); err != nil {
-		return err
+		return time.Time{}, err
 	}
 	v.touching.Lock()
 	defer v.touching.Unlock()
@@ -136,19 +136,20 @@ func (v *VM) Touch(ctx context.Context, impression finger.Template) error {
 		// The port is open as long as the guest waits for a finger.
 		after, err := v.asksFinger(ctx, next)
 		if err != nil {
-			return fmt.Errorf("place finger: the machine does not ask for one: %w", err)
+			return time.Time{}, fmt.Errorf("place finger: the machine does not ask for one: %w", err)
 		}
 		if err := pause(ctx, fingerComes); err != nil {
-			return fmt.Errorf("place finger: %w", err)
+			return time.Time{}, fmt.Errorf("place finger: %w", err)
 		}
+		placed = time.Now()
 		if _, err := v.fingerPort.Write(frame.Bytes()); err != nil {
-			return fmt.Errorf("place finger: %w", err)
+			return time.Time{}, fmt.Errorf("place finger: %w", err)
 		}
 		taking, cancel := context.WithTimeout(ctx, takesFinger)
 		_, _, err = v.Told.Await(taking, after, func(line string) bool { return aboutFinger(line) && !portOpen(line) })
 		cancel()
 		if err == nil || ctx.Err() != nil {
-			return err
+			return placed, err
 		}
 		next = after - 1
 	}
